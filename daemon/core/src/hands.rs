@@ -1,0 +1,188 @@
+//! What the rules ask of a device.
+
+use gpu_broker_protocol::Refusal;
+use gpu_broker_protocol::param::EngineId;
+
+/// A device as the rules see it: everything one session has of it. Objects are released by
+/// dropping them; the device keeps what work in flight still needs.
+///
+/// Implemented by the daemon over a device back end and by tests over a fake. None of the methods
+/// blocks.
+pub trait Hands: Send + Sync + 'static {
+    /// An address space.
+    type Vm: Send + Sync + 'static;
+    /// A context that exists on the device.
+    type Context: Send + Sync + 'static;
+    /// Memory.
+    type Buffer: Send + Sync + 'static;
+    /// Completion of a submission.
+    type Fence: Clone + Send + Sync + 'static;
+
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// The device's refusal, ENOMEM as a rule.
+    fn create_vm(&self) -> Result<Self::Vm, Refusal>;
+
+    /// Takes a range out of the address space for submissions to come.
+    fn unbind(&self, vm: &Self::Vm, address: u64, size: u64);
+
+    /// Makes a context in one step, with all its parameters.
+    ///
+    /// # Errors
+    /// The device's refusal; the proto-context stays then.
+    fn create_context(&self, spec: &ContextSpec<'_, Self::Vm>) -> Result<Self::Context, Refusal>;
+
+    /// Changes a parameter of a live context.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn update_context(&self, context: &Self::Context, update: Update) -> Result<(), Refusal>;
+
+    /// Closes a context; `cancel` ends its work with EIO, otherwise it runs to completion.
+    fn close_context(&self, context: Self::Context, cancel: bool);
+
+    /// Ends the work of a context that was banned.
+    fn cancel_context(&self, context: &Self::Context);
+
+    /// Makes a zeroed buffer of a positive multiple of 4096 bytes.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn create_buffer(&self, size: u64) -> Result<Self::Buffer, Refusal>;
+
+    /// Queues work and returns without waiting for it.
+    ///
+    /// # Errors
+    /// The device's refusal; nothing is queued then.
+    fn submit(
+        &self,
+        context: &Self::Context,
+        submission: &Submission<'_, Self>,
+    ) -> Result<Submitted<Self::Fence>, Refusal>;
+}
+
+/// A context as it is made on the device: recorded parameters, immutable from then on except for
+/// what [`Update`] names.
+#[derive(Clone, Debug)]
+pub struct ContextSpec<'a, Vm> {
+    /// Comes back when work completes; unique in the session for as long as it lives, also when
+    /// the context's id is used again.
+    pub tag: u64,
+    /// Its address space.
+    pub vm: &'a Vm,
+    /// Engine map; `None` is the legacy map.
+    pub engines: Option<&'a [Slot]>,
+    /// -1023 to 1023.
+    pub priority: i32,
+    /// See the rule table §12.
+    pub recoverable: bool,
+    /// See the rule table §12.
+    pub bannable: bool,
+    /// See the rule table §9.
+    pub persistent: bool,
+    /// A hang is recorded.
+    pub error_capture: bool,
+    /// All engines share one timeline.
+    pub single_timeline: bool,
+}
+
+/// One slot of an engine map, checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Slot {
+    /// Nothing: EXECBUF answers EINVAL.
+    Gap,
+    /// One engine.
+    Physical(EngineId),
+    /// A virtual engine.
+    Balanced(Vec<EngineId>),
+    /// `width` batches at once.
+    Parallel {
+        /// Batches.
+        width: u16,
+        /// `width` groups of siblings, together.
+        engines: Vec<EngineId>,
+    },
+}
+
+/// What may change on a live context.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Update {
+    /// -1023 to 1023.
+    Priority(i32),
+    /// See the rule table §12.
+    Recoverable(bool),
+    /// See the rule table §12.
+    Bannable(bool),
+    /// See the rule table §9.
+    Persistent(bool),
+    /// A hang is recorded.
+    ErrorCapture(bool),
+}
+
+/// Checked work for a context.
+#[derive(Debug)]
+pub struct Submission<'a, H: Hands + ?Sized> {
+    /// Slot of the engine map, or position in the legacy map.
+    pub slot: u32,
+    /// Engines it may run on.
+    pub placement: Placement<'a>,
+    /// GPU address and bytes of each batch.
+    pub batches: &'a [(u64, u64)],
+    /// Everything the batches use.
+    pub objects: &'a [Object<'a, H::Buffer>],
+    /// Start after these.
+    pub after: &'a [H::Fence],
+    /// FENCE_OUT.
+    pub want_fence: bool,
+}
+
+/// Where a submission may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement<'a> {
+    /// One engine.
+    One(EngineId),
+    /// Any of these.
+    AnyOf(&'a [EngineId]),
+    /// Batch i on engine i, started together.
+    Parallel(&'a [EngineId]),
+}
+
+/// A buffer at a GPU address.
+#[derive(Debug)]
+pub struct Object<'a, B> {
+    /// The memory.
+    pub buffer: &'a B,
+    /// Page aligned, bits 63:48 clear.
+    pub address: u64,
+    /// Bytes of the buffer.
+    pub size: u64,
+    /// New in the address space; replaces whatever it overlaps.
+    pub fresh: bool,
+    /// The GPU writes it.
+    pub write: bool,
+    /// No implicit ordering.
+    pub asynchronous: bool,
+    /// Part of error dumps.
+    pub capture: bool,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub struct Submitted<Fence> {
+    /// Its completion, if wanted.
+    pub fence: Option<Fence>,
+    /// `Some` if it completed at once; no completion is reported later then.
+    pub done: Option<Outcome>,
+}
+
+/// How a submission ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It ran to its end.
+    Completed,
+    /// It was cancelled: its context was closed or banned.
+    Cancelled,
+    /// It hung or faulted: its context is guilty.
+    Guilty,
+}

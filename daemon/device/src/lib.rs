@@ -1,0 +1,414 @@
+//! The hands of gpu-broker: what a GPU can be asked to do, and the back ends that do it.
+//!
+//! [`Device`] is the whole device, [`DeviceFile`] what one session has of it: the counterpart of an
+//! open DRM file, never shared between sessions. Objects are released by dropping them; a back end
+//! keeps what work in flight still needs.
+//!
+//! This crate knows GPUs, not clients: it has no ids, no quotas and no policy (those are
+//! `gpu-broker-core`'s), and never sees the wire. Addresses are chosen by the caller: every object
+//! of a [`Submission`] comes with its GPU address.
+//!
+//! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
+
+pub mod soft;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Class and instance of an engine, numbered as in the i915 interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EngineId {
+    /// `I915_ENGINE_CLASS_*`: 0 render, 1 copy, 2 video, 3 video enhance, 4 compute.
+    pub class: u16,
+    /// Counted from 0 within the class.
+    pub instance: u16,
+}
+
+/// A GPU. One per daemon; shared by all sessions.
+pub trait Device: Send + Sync + 'static {
+    /// What one session has of this device.
+    type File: DeviceFile;
+
+    /// What the device is, and whether it is wedged now.
+    fn description(&self) -> Description;
+
+    /// Opens the device for one session. `events` is called from any thread, must not block, and is
+    /// called until every request of the file has completed, even after the file is dropped.
+    ///
+    /// # Errors
+    /// The device is gone, wedged, or out of memory or fds.
+    fn open(&self, events: Arc<dyn EventSink>) -> Result<Self::File, DeviceError>;
+
+    /// What each engine has done since the device was opened, in the order of
+    /// [`Description::engines`].
+    fn engine_usage(&self) -> Vec<EngineUsage>;
+}
+
+/// What one session has of a device.
+pub trait DeviceFile: Send + Sync + 'static {
+    /// An address space. Contexts and requests in flight keep it alive.
+    type Vm: Send + Sync + 'static;
+    /// A context. Dropping it closes it: see [`Self::close_context`] for the other way.
+    type Context: Send + Sync + 'static;
+    /// Memory. Requests in flight keep it alive.
+    type Buffer: Send + Sync + 'static;
+    /// Completion of a request.
+    type Fence: Clone + Send + Sync + 'static;
+
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn create_vm(&self) -> Result<Self::Vm, DeviceError>;
+
+    /// Takes the range out of the address space. Requests submitted before still see it.
+    fn unbind(&self, vm: &Self::Vm, address: u64, size: u64);
+
+    /// Makes a context in one step, with all its parameters.
+    ///
+    /// # Errors
+    /// Out of memory, or the device cannot run with these parameters.
+    fn create_context(
+        &self,
+        spec: ContextSpec<'_, Self::Vm>,
+    ) -> Result<Self::Context, DeviceError>;
+
+    /// Changes a parameter of a context that exists. Takes effect for work that has not started.
+    ///
+    /// # Errors
+    /// The device refused.
+    fn update_context(
+        &self,
+        context: &Self::Context,
+        update: ContextUpdate,
+    ) -> Result<(), DeviceError>;
+
+    /// Closes a context. With `cancel`, what it has queued or running ends with EIO; without, it
+    /// runs to completion.
+    fn close_context(&self, context: Self::Context, cancel: bool);
+
+    /// Ends what the context has queued or running with EIO (it was banned).
+    fn cancel_context(&self, context: &Self::Context);
+
+    /// Makes a zeroed buffer; `size` is a positive multiple of 4096. Memory may be allocated later.
+    ///
+    /// # Errors
+    /// Out of memory or fds.
+    fn create_buffer(&self, size: u64) -> Result<Self::Buffer, DeviceError>;
+
+    /// An fd through which another process can map the buffer, and the offset in it.
+    ///
+    /// # Errors
+    /// Out of memory or fds.
+    fn share_buffer(&self, buffer: &Self::Buffer) -> Result<(OwnedFd, u64), DeviceError>;
+
+    /// Engines that use the buffer in requests not completed.
+    fn buffer_busy(&self, buffer: &Self::Buffer) -> BufferBusy;
+
+    /// Reports [`DeviceEvent::BufferIdle`] with `token` once every request that uses the buffer now
+    /// has completed; answers true, and reports nothing, if the buffer is idle already.
+    fn watch_buffer(&self, buffer: &Self::Buffer, token: u64) -> bool;
+
+    /// Queues work and returns without waiting for it. Requests that share a buffer are ordered:
+    /// a writer after all users before it, a reader after the last writer, unless the object is
+    /// asynchronous. Requests of one context on one engine run in order.
+    ///
+    /// # Errors
+    /// Out of memory; the device is wedged. Nothing is queued then.
+    fn submit(
+        &self,
+        context: &Self::Context,
+        submission: Submission<'_, Self>,
+    ) -> Result<Submitted<Self::Fence>, DeviceError>;
+
+    /// An fd that becomes readable when the fence signals.
+    ///
+    /// # Errors
+    /// Out of fds.
+    fn export_fence(&self, fence: &Self::Fence) -> Result<OwnedFd, DeviceError>;
+
+    /// The fence behind an fd that [`Self::export_fence`] of any file of this device gave.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAFence`] for any other fd.
+    fn import_fence(&self, fd: BorrowedFd<'_>) -> Result<Self::Fence, DeviceError>;
+
+    /// State of a fence.
+    fn fence_state(&self, fence: &Self::Fence) -> FenceState;
+
+    /// A fence that signals when both have, with the first error of the two.
+    fn merge_fences(&self, first: &Self::Fence, second: &Self::Fence) -> Self::Fence;
+}
+
+/// Where a device reports what happened. Called from any thread; must not block.
+pub trait EventSink: Send + Sync + 'static {
+    /// Something happened.
+    fn report(&self, event: DeviceEvent);
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DeviceEvent {
+    /// A request completed that [`DeviceFile::submit`] had not answered as done.
+    Completed {
+        /// [`ContextSpec::tag`] of its context.
+        tag: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The wait of [`DeviceFile::watch_buffer`] is over.
+    BufferIdle {
+        /// As given there.
+        token: u64,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It ran to its end.
+    Completed,
+    /// It was cancelled before or while it ran (context closed or banned); EIO.
+    Cancelled,
+    /// It faulted or ran over the time limit: its context is guilty; EIO.
+    Guilty(FaultReport),
+}
+
+/// Why and where a batch died.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FaultReport {
+    /// The engine it ran on.
+    pub engine: EngineId,
+    /// Address of the command.
+    pub address: u64,
+    /// The command's name, `MI_STORE_DATA_IMM`, or what was found instead.
+    pub command: String,
+    /// What was wrong, in words.
+    pub what: String,
+}
+
+/// A context as it is made on the device.
+#[derive(Clone, Debug)]
+pub struct ContextSpec<'a, Vm> {
+    /// Comes back in events.
+    pub tag: u64,
+    /// The address space.
+    pub vm: &'a Vm,
+    /// The engine map; `None` is the legacy map.
+    pub engines: Option<&'a [EngineSlot]>,
+    /// -1023 to 1023.
+    pub priority: i32,
+    /// The context may run on after a hang.
+    pub recoverable: bool,
+    /// Hangs may ban the context.
+    pub bannable: bool,
+    /// Work goes on after close.
+    pub persistent: bool,
+    /// A hang is recorded.
+    pub error_capture: bool,
+    /// All engines share one timeline.
+    pub single_timeline: bool,
+}
+
+/// One slot of an engine map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EngineSlot {
+    /// Nothing.
+    Gap,
+    /// One engine.
+    Physical(EngineId),
+    /// Any of these.
+    Balanced(Vec<EngineId>),
+    /// `width` batches at once, each on any of its siblings.
+    Parallel {
+        /// Batches.
+        width: u16,
+        /// `width` groups of siblings, together.
+        engines: Vec<EngineId>,
+    },
+}
+
+/// A parameter of a live context.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContextUpdate {
+    /// -1023 to 1023.
+    Priority(i32),
+    /// The context may run on after a hang.
+    Recoverable(bool),
+    /// Hangs may ban the context.
+    Bannable(bool),
+    /// Work goes on after close.
+    Persistent(bool),
+    /// A hang is recorded.
+    ErrorCapture(bool),
+}
+
+/// Work for a context.
+#[derive(Debug)]
+pub struct Submission<'a, F: DeviceFile + ?Sized> {
+    /// Slot of the engine map, or index into the legacy map; what it resolves to is `placement`.
+    pub slot: u32,
+    /// The engines it may run on.
+    pub placement: Placement<'a>,
+    /// One batch, or `width` of them for a parallel slot.
+    pub batches: &'a [Batch],
+    /// Everything the batches use, batches included.
+    pub objects: &'a [Object<'a, F::Buffer>],
+    /// Start after these.
+    pub after: &'a [F::Fence],
+    /// Whether the caller wants [`Submitted::fence`].
+    pub want_fence: bool,
+}
+
+/// Where a submission may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement<'a> {
+    /// One engine.
+    One(EngineId),
+    /// Any of these.
+    AnyOf(&'a [EngineId]),
+    /// Batch i on engine i, started together.
+    Parallel(&'a [EngineId]),
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// GPU address of the first command.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A buffer at an address.
+#[derive(Debug)]
+pub struct Object<'a, B> {
+    /// The memory.
+    pub buffer: &'a B,
+    /// GPU address, page aligned, not canonical (bits 63:48 are 0).
+    pub address: u64,
+    /// Bytes of the buffer.
+    pub size: u64,
+    /// The binding is new in the address space; it replaces whatever it overlaps.
+    pub fresh: bool,
+    /// The GPU writes it.
+    pub write: bool,
+    /// No implicit ordering.
+    pub asynchronous: bool,
+    /// Part of error dumps.
+    pub capture: bool,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub struct Submitted<Fence> {
+    /// Its completion, if wanted.
+    pub fence: Option<Fence>,
+    /// `Some` if it completed before `submit` returned; no event follows then.
+    pub done: Option<Outcome>,
+}
+
+/// State of a fence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FenceState {
+    /// Not signalled.
+    Pending,
+    /// The work completed.
+    Signalled,
+    /// The work was lost; a positive errno.
+    Failed(i32),
+}
+
+/// Who uses a buffer: engine classes as bits `1 << class`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BufferBusy {
+    /// Classes that read or write.
+    pub readers: u16,
+    /// The class that writes last.
+    pub writer: Option<u16>,
+}
+
+/// What a device is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    /// Back end, `soft` or `i915`.
+    pub driver: &'static str,
+    /// Model.
+    pub name: String,
+    /// PCI vendor.
+    pub vendor_id: u16,
+    /// PCI device.
+    pub device_id: u16,
+    /// PCI revision.
+    pub revision: u16,
+    /// Major graphics version.
+    pub graphics_version: u16,
+    /// Bytes of an address space.
+    pub gtt_bytes: u64,
+    /// Ticks per second of the timestamps.
+    pub timestamp_hz: u64,
+    /// Nothing runs any more.
+    pub wedged: bool,
+    /// The engines, by class then instance.
+    pub engines: Vec<EngineDescription>,
+}
+
+/// What an engine is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineDescription {
+    /// Class and instance.
+    pub engine: EngineId,
+    /// `rcs0`.
+    pub name: String,
+    /// Instance as the hardware numbers it.
+    pub logical_instance: u16,
+    /// Capability bits of `struct drm_i915_engine_info`.
+    pub capabilities: u64,
+}
+
+/// What an engine has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EngineUsage {
+    /// Nanoseconds spent executing.
+    pub busy_ns: u64,
+    /// Requests waiting or running.
+    pub queued: u32,
+    /// Requests completed, however they ended.
+    pub completed: u64,
+    /// Requests found guilty.
+    pub faults: u64,
+}
+
+/// Why a device could not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// Out of memory.
+    OutOfMemory,
+    /// The process is out of fds.
+    OutOfFds,
+    /// The fd is not a fence of this device.
+    NotAFence,
+    /// The device is wedged or gone.
+    Lost,
+    /// Anything else: a positive errno and what was being done.
+    Os {
+        /// Positive errno.
+        errno: i32,
+        /// What was being done.
+        doing: &'static str,
+    },
+}
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::OutOfFds => f.write_str("out of file descriptors"),
+            Self::NotAFence => f.write_str("not a fence of this device"),
+            Self::Lost => f.write_str("the device is wedged or gone"),
+            Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
+        }
+    }
+}
+
+impl std::error::Error for DeviceError {}

@@ -1,0 +1,119 @@
+//! The eight bytes before every body, and the table of opcodes.
+
+use crate::limits::HEADER_BYTES;
+use crate::violation::Violation;
+
+/// What a packet is, little-endian on the wire: `opcode u16, flags u16, seq u32`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Which message the body is; a reply repeats its request's opcode.
+    pub opcode: u16,
+    /// [`HeaderFlags`].
+    pub flags: u16,
+    /// Chosen by the client and repeated by the reply; 0 in events.
+    pub seq: u32,
+}
+
+/// Bits of [`Header::flags`]. A request has none set.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderFlags;
+
+impl HeaderFlags {
+    /// From the daemon: the answer to the request with the same `seq`.
+    pub const REPLY: u16 = 1 << 0;
+    /// With REPLY: the body is a [`crate::Refusal`].
+    pub const REFUSED: u16 = 1 << 1;
+    /// From the daemon, unasked; `seq` is 0.
+    pub const EVENT: u16 = 1 << 2;
+}
+
+impl Header {
+    /// The header's bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..2].copy_from_slice(&self.opcode.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.seq.to_le_bytes());
+        bytes
+    }
+
+    /// Splits a packet into header and body.
+    ///
+    /// # Errors
+    /// [`Violation::Short`] when the packet cannot hold a header.
+    pub fn split(packet: &[u8]) -> Result<(Self, &[u8]), Violation> {
+        let Some((head, body)) = packet.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(Violation::Short);
+        };
+        let header = Self {
+            opcode: u16::from_le_bytes([head[0], head[1]]),
+            flags: u16::from_le_bytes([head[2], head[3]]),
+            seq: u32::from_le_bytes([head[4], head[5], head[6], head[7]]),
+        };
+        Ok((header, body))
+    }
+}
+
+macro_rules! opcodes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// Every message there is. Numbers are never reused.
+        #[repr(u16)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Opcode { $($(#[$doc])* $name = $number,)* }
+
+        impl Opcode {
+            /// All opcodes, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The opcode with this number.
+            #[must_use]
+            pub const fn from_u16(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+opcodes! {
+    /// First message of a connection, and only there.
+    Hello = 0x0001,
+    /// Answers with the same payload, and with the same fd if one came.
+    Ping = 0x0002,
+    /// The device description again, as it is now.
+    DeviceQuery = 0x0003,
+    /// Sessions, contexts and engines, page by page.
+    Status = 0x0004,
+    /// i915 CONTEXT_CREATE_EXT.
+    ContextCreate = 0x0101,
+    /// i915 CONTEXT_DESTROY.
+    ContextDestroy = 0x0102,
+    /// i915 CONTEXT_SETPARAM.
+    ContextSetParam = 0x0103,
+    /// i915 CONTEXT_GETPARAM.
+    ContextGetParam = 0x0104,
+    /// i915 GET_RESET_STATS.
+    ContextResetStats = 0x0105,
+    /// i915 VM_CREATE.
+    VmCreate = 0x0201,
+    /// i915 VM_DESTROY.
+    VmDestroy = 0x0202,
+    /// i915 GEM_CREATE.
+    BufferCreate = 0x0301,
+    /// An fd to map the buffer's memory with.
+    BufferMap = 0x0302,
+    /// GEM_CLOSE.
+    BufferClose = 0x0303,
+    /// i915 GEM_BUSY.
+    BufferBusy = 0x0304,
+    /// i915 GEM_WAIT; the reply comes when the wait ends.
+    BufferWait = 0x0305,
+    /// i915 GEM_EXECBUFFER2; fixed layout, see [`crate::execbuf`].
+    Execbuf = 0x0401,
+    /// State of a fence fd.
+    FenceStatus = 0x0501,
+    /// One fence fd that signals when two others have.
+    FenceMerge = 0x0502,
+    /// Event: why the daemon is about to close the connection.
+    Epitaph = 0x0f01,
+}

@@ -1,0 +1,54 @@
+//! Every limit of the protocol and of what one session may hold, with the unit last in its name.
+//!
+//! These are ceilings. The daemon's configuration may lower the per-session ones; HELLO tells the
+//! client what is in force ([`crate::message::Limits`]).
+
+/// Bytes of [`crate::Header`].
+pub const HEADER_BYTES: usize = 8;
+/// Bytes of one message, header included. Half of what a default `SO_SNDBUF` can carry, so a
+/// message and its reply never wait for each other.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a message's body.
+pub const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - HEADER_BYTES;
+/// File descriptors one message may carry.
+pub const FDS_PER_MESSAGE_MAX: usize = 4;
+/// Bytes of the name a client gives itself in HELLO (UTF-8).
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+/// Nodes of an extension chain; one more is E2BIG (rule table §3).
+pub const EXTENSIONS_PER_CHAIN_MAX: usize = 512;
+/// Slots of an engine map (rule table §6).
+pub const ENGINE_SLOTS_MAX: usize = 64;
+/// Live and proto-contexts of one session, the default context not counted.
+pub const CONTEXTS_PER_SESSION_MAX: u32 = 4096;
+/// VM handles of one session.
+pub const VMS_PER_SESSION_MAX: u32 = 1024;
+/// Buffers of one session.
+pub const BUFFERS_PER_SESSION_MAX: u32 = 16 * 1024;
+/// Bytes of one buffer.
+pub const BUFFER_BYTES_MAX: u64 = 1 << 34;
+/// Bytes of all buffers of one session.
+pub const BUFFER_MEMORY_PER_SESSION_BYTES_MAX: u64 = 1 << 36;
+/// Objects of one EXECBUF. What fits in a message beside the header and the fixed part.
+pub const OBJECTS_PER_EXECBUF_MAX: u32 = 1024;
+/// Requests accepted by EXECBUF and not completed yet, per session.
+pub const SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX: u32 = 4096;
+/// Replies a session may be owed later (waits that have not ended).
+pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
+/// Out-fences of one session that are not signalled yet (each costs the daemon one fd).
+pub const FENCES_PER_SESSION_MAX: u32 = 1024;
+/// Connections the daemon serves at once unless configured otherwise.
+pub const SESSIONS_MAX_DEFAULT: u32 = 4096;
+/// Milliseconds a connection may take to say HELLO.
+pub const HELLO_TIMEOUT_MS: u64 = 5_000;
+
+/// Unit of buffer sizes and GPU addresses, in bytes.
+pub const PAGE_BYTES: u64 = 4096;
+
+const _: () = assert!(
+    crate::execbuf::FIXED_BYTES + OBJECTS_PER_EXECBUF_MAX as usize * crate::execbuf::OBJECT_BYTES
+        <= BODY_BYTES_MAX
+);
+const _: () = assert!(BUFFER_BYTES_MAX <= BUFFER_MEMORY_PER_SESSION_BYTES_MAX);
+const _: () = assert!(BUFFER_BYTES_MAX.is_multiple_of(PAGE_BYTES));
+const _: () = assert!(ENGINE_SLOTS_MAX <= 64, "execbuf selects a slot with six bits");
+const _: () = assert!(FDS_PER_MESSAGE_MAX < 253, "SCM_MAX_FD");

@@ -1,0 +1,415 @@
+//! Refusals: an errno, a named reason and a sentence that tells the user what to do. The session
+//! goes on after one.
+//!
+//! This table is the only place an errno comes from, so the daemon, the C library and the preload
+//! cannot disagree. Reasons that restate a rule of the kernel name the section of the rule table.
+
+use serde::{Deserialize, Serialize};
+
+/// Linux errno values that refusals use (the numbers are part of the kernel's interface).
+pub mod errno {
+    /// Operation not permitted.
+    pub const EPERM: i32 = 1;
+    /// No such object.
+    pub const ENOENT: i32 = 2;
+    /// Interrupted.
+    pub const EINTR: i32 = 4;
+    /// The device or the work on it is lost.
+    pub const EIO: i32 = 5;
+    /// Too much.
+    pub const E2BIG: i32 = 7;
+    /// Try again.
+    pub const EAGAIN: i32 = 11;
+    /// No memory, or a quota is used up.
+    pub const ENOMEM: i32 = 12;
+    /// Not allowed to this peer.
+    pub const EACCES: i32 = 13;
+    /// Bad address.
+    pub const EFAULT: i32 = 14;
+    /// In use.
+    pub const EBUSY: i32 = 16;
+    /// Occupied.
+    pub const EEXIST: i32 = 17;
+    /// The device cannot do this.
+    pub const ENODEV: i32 = 19;
+    /// An argument is wrong.
+    pub const EINVAL: i32 = 22;
+    /// Out of file descriptors.
+    pub const EMFILE: i32 = 24;
+    /// No room in the address space.
+    pub const ENOSPC: i32 = 28;
+    /// Timer expired.
+    pub const ETIME: i32 = 62;
+    /// Protocol version not supported.
+    pub const EPROTONOSUPPORT: i32 = 93;
+}
+use errno::*;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $errno:ident, $name:literal, $sentence:literal;)*) => {
+        /// Why a request was refused. Codes are never reused.
+        #[repr(u16)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Reason { $($(#[$doc])* $variant = $code,)* }
+
+        impl Reason {
+            /// All reasons, in the order of their codes.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The errno a kernel client sees, positive.
+            #[must_use]
+            pub const fn errno(self) -> i32 { match self { $(Self::$variant => $errno,)* } }
+
+            /// Stable name for logs, metrics and tests, `no-such-context`.
+            #[must_use]
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+
+            /// What to do about it, in a sentence.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)* } }
+
+            /// The reason with this code.
+            #[must_use]
+            pub const fn from_code(code: u16) -> Option<Self> {
+                match code { $($code => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    // 1..: the protocol and the daemon
+    /// No common version.
+    VersionUnsupported = 1, EPROTONOSUPPORT, "version-unsupported",
+        "the daemon does not speak any version the client offered; update the older of the two";
+    /// The client's name is too long or not text.
+    ClientName = 2, EINVAL, "client-name",
+        "the client name must be at most 64 bytes of printable UTF-8";
+    /// An fd is not what the request takes.
+    WrongFdKind = 3, EINVAL, "wrong-fd-kind",
+        "the file descriptor is not of the kind this request takes";
+    /// The daemon has no file descriptors left.
+    DaemonFds = 4, EMFILE, "daemon-fds",
+        "the daemon is out of file descriptors; close some objects or raise LimitNOFILE";
+    /// The daemon or device has no memory left.
+    OutOfMemory = 5, ENOMEM, "out-of-memory",
+        "the daemon or the device is out of memory; free some buffers and try again";
+    /// Not for this peer.
+    Denied = 6, EACCES, "denied", "the daemon's policy does not allow this to the peer";
+    /// The device failed in a way that has no better name.
+    DeviceError = 7, EIO, "device-error", "the device failed; the daemon's log says how";
+
+    // 20..: limits
+    /// Too many contexts.
+    ContextLimit = 20, ENOMEM, "context-limit",
+        "the session has as many contexts as it may; destroy one first";
+    /// Too many VMs.
+    VmLimit = 21, ENOMEM, "vm-limit", "the session has as many VMs as it may; destroy one first";
+    /// Too many buffers.
+    BufferLimit = 22, ENOMEM, "buffer-limit",
+        "the session has as many buffers as it may; close one first";
+    /// Too much buffer memory.
+    BufferMemoryLimit = 23, ENOMEM, "buffer-memory-limit",
+        "the session's buffers would exceed its memory limit; close some first";
+    /// Too many submissions in flight.
+    InFlightLimit = 24, EAGAIN, "in-flight-limit",
+        "the session has as many submissions in flight as it may; wait for one to complete";
+    /// Too many waits.
+    WaitLimit = 25, EAGAIN, "wait-limit",
+        "the session has as many waits pending as it may; let one end first";
+    /// Too many fences.
+    FenceLimit = 26, EMFILE, "fence-limit",
+        "the session has as many unsignalled fences as it may; wait for one to signal";
+
+    // 100..: contexts
+    /// Unknown context, or the default one where it is not accepted.
+    NoSuchContext = 100, ENOENT, "no-such-context",
+        "no context of this session has that id (the default context 0 cannot be destroyed)";
+    /// §2.2
+    ContextFlags = 101, EINVAL, "context-flags",
+        "only USE_EXTENSIONS and SINGLE_TIMELINE are flags of context creation";
+    /// §2.3, §12
+    DeviceWedged = 102, EIO, "device-wedged",
+        "the device could not be recovered from a hang; nothing runs until it is reset";
+    /// §2.4
+    SessionBanned = 103, EIO, "session-banned",
+        "this session hung the device too often; open a new session to create contexts";
+    /// §2.6
+    SingleTimelineUnsupported = 104, EINVAL, "single-timeline-unsupported",
+        "this device has no execution lists, which SINGLE_TIMELINE needs";
+    /// A field that must be zero is not.
+    ReservedNotZero = 105, EINVAL, "reserved-not-zero", "a reserved field must be 0";
+    /// §3
+    ExtensionUnknown = 106, EINVAL, "extension-unknown",
+        "this request has no extension with that name";
+    /// §3
+    ExtensionChainTooLong = 107, E2BIG, "extension-chain-too-long",
+        "an extension chain has at most 512 nodes";
+    /// §2
+    ExtensionContextId = 108, EINVAL, "extension-context-id",
+        "the context id inside a creation extension must be 0";
+    /// §4
+    ParamUnknown = 109, EINVAL, "param-unknown",
+        "no context parameter with that number can be used this way";
+    /// §4
+    ParamSize = 110, EINVAL, "param-size", "the size does not go with this context parameter";
+    /// §4
+    ParamFrozen = 111, EINVAL, "param-frozen",
+        "this parameter can be set only before the context is first used";
+    /// §4 BANNABLE
+    BannablePrivilege = 112, EPERM, "bannable-privilege",
+        "clearing BANNABLE needs a privilege that the policy does not give this peer";
+    /// §4 PRIORITY
+    PriorityRange = 113, EINVAL, "priority-range", "a priority lies between -1023 and 1023";
+    /// §4 PRIORITY
+    PriorityPrivilege = 114, EPERM, "priority-privilege",
+        "a priority above 0 needs a privilege that the policy does not give this peer";
+    /// §4 PRIORITY
+    PriorityUnsupported = 115, ENODEV, "priority-unsupported",
+        "the device's scheduler has no priorities";
+    /// §4 PERSISTENCE
+    PersistenceNeedsHangcheck = 116, EINVAL, "persistence-needs-hangcheck",
+        "persistent contexts need hang checking, which is off";
+    /// §4 PERSISTENCE
+    PersistenceUnsupported = 117, ENODEV, "persistence-unsupported",
+        "the device can neither preempt nor reset single engines, which non-persistence needs";
+    /// §4 PROTECTED_CONTENT
+    ProtectedUnsupported = 118, ENODEV, "protected-unsupported",
+        "the device has no protected content";
+    /// §4 PROTECTED_CONTENT, BANNABLE, RECOVERABLE
+    ProtectedPermission = 119, EPERM, "protected-permission",
+        "a protected context must stay bannable and not recoverable; set those first";
+    /// §4 LOW_LATENCY
+    LowLatencyUnsupported = 120, EINVAL, "low-latency-unsupported",
+        "the low-latency hint needs submission through the GuC";
+    /// The payload is not of the kind the parameter takes.
+    ParamPayload = 121, EFAULT, "param-payload",
+        "the payload that goes with this parameter is missing";
+    /// §5
+    SseuUnsupported = 122, ENODEV, "sseu-unsupported",
+        "slice configuration is not supported by this device or engine";
+    /// §5
+    SseuEngine = 123, EINVAL, "sseu-engine",
+        "the engine selector names no render engine of the context";
+    /// §5
+    SseuValue = 124, EINVAL, "sseu-value",
+        "the device cannot run with these slices, subslices and execution units";
+    /// §5
+    SseuFlags = 125, EINVAL, "sseu-flags", "only ENGINE_INDEX is a flag of SSEU";
+
+    // 140..: engine maps (§6)
+    /// §6
+    EnginesAlreadySet = 140, EINVAL, "engines-already-set",
+        "the engine map can be set once; create another context";
+    /// §6
+    TooManyEngines = 141, EINVAL, "too-many-engines", "an engine map has at most 64 slots";
+    /// §6
+    NoSuchEngine = 142, ENOENT, "no-such-engine", "the device has no engine of that class and instance";
+    /// §6.0–§6.2
+    EngineSlotRange = 143, EINVAL, "engine-slot-range", "the slot is not in the engine map";
+    /// §6.0
+    EngineSlotOccupied = 144, EEXIST, "engine-slot-occupied",
+        "a virtual engine needs a slot that is a gap";
+    /// §6.0–§6.2
+    SiblingUnknown = 145, EINVAL, "sibling-unknown",
+        "a sibling, master or bond names an engine the device does not have";
+    /// §6.0
+    BalancingUnsupported = 146, ENODEV, "balancing-unsupported",
+        "the device has no execution lists, which load balancing needs";
+    /// §6.1
+    BondUnsupported = 147, ENODEV, "bond-unsupported",
+        "the device does not bond engines; use PARALLEL_SUBMIT";
+    /// §6.1
+    BondSlot = 148, EINVAL, "bond-slot", "only a physical engine's slot can be bonded";
+    /// §6.2
+    ParallelShape = 149, EINVAL, "parallel-shape",
+        "width and siblings of the parallel slot are not possible on this device";
+    /// §6.2
+    ParallelSlotOccupied = 150, EINVAL, "parallel-slot-occupied",
+        "a parallel engine needs a slot that is a gap";
+    /// §6.2
+    ParallelEngine = 151, EINVAL, "parallel-engine",
+        "parallel engines are video or copy engines of one class with neighbouring instances";
+    /// §7
+    SiblingsInvalid = 152, EINVAL, "siblings-invalid",
+        "siblings of a virtual engine must be different engines of one class";
+    /// §6.2
+    ParallelSingleTimeline = 153, EINVAL, "parallel-single-timeline",
+        "a SINGLE_TIMELINE context cannot submit in parallel";
+
+    // 170..: CLONE (§16)
+    /// §16
+    CloneFlags = 170, EINVAL, "clone-flags", "CLONE knows the bits 0x3f";
+    /// §16
+    CloneSource = 171, ENOENT, "clone-source", "no context of this session has the source's id";
+    /// §16
+    CloneEngines = 172, EINVAL, "clone-engines",
+        "slice configuration can only be cloned between equal engine maps";
+
+    // 200..: VMs (§10)
+    /// §10
+    NoSuchVm = 200, ENOENT, "no-such-vm", "no VM of this session has that id";
+    /// §10
+    VmFlags = 201, EINVAL, "vm-flags", "VM requests take neither flags nor extensions";
+    /// §4, §10
+    VmUnsupported = 202, ENODEV, "vm-unsupported", "the device has no separate address spaces";
+
+    // 300..: buffers (§17)
+    /// Unknown handle.
+    NoSuchBuffer = 300, ENOENT, "no-such-buffer", "no buffer of this session has that handle";
+    /// Size 0 or flags.
+    BufferSize = 301, EINVAL, "buffer-size", "a buffer has at least one byte and no flags";
+    /// Too large for an object.
+    BufferTooLarge = 302, E2BIG, "buffer-too-large",
+        "the buffer is larger than the limit in HELLO";
+    /// §17
+    WaitFlags = 303, EINVAL, "wait-flags", "a wait takes no flags";
+    /// §17
+    WaitTimeout = 304, ETIME, "wait-timeout", "the buffer was still busy when the time was over";
+
+    // 400..: EXECBUF (§13)
+    /// §13.1
+    ExecCount = 400, EINVAL, "exec-count", "a submission has at least one and at most the limit's objects";
+    /// §13.2
+    ExecFlags = 401, EINVAL, "exec-flags", "the submission has flags that do not exist";
+    /// §13.3
+    ExecCliprects = 402, EINVAL, "exec-cliprects",
+        "cliprects may only be used for fences, with the flag that says so";
+    /// §13.4
+    ExecDr = 403, EINVAL, "exec-dr", "DR1 and DR4 must be 0";
+    /// §13.5
+    ExecBatchAlignment = 404, EINVAL, "exec-batch-alignment",
+        "batch start and length must be multiples of 8";
+    /// §13.7
+    ExecSecure = 405, EPERM, "exec-secure", "secure batches are not for clients of the broker";
+    /// §13.11
+    ExecTwoInFences = 406, EINVAL, "exec-two-in-fences",
+        "FENCE_IN and FENCE_SUBMIT exclude each other";
+    /// §13.12
+    ExecInFence = 407, EINVAL, "exec-in-fence", "the in-fence is not a fence of this daemon";
+    /// §13.1
+    ExecEngine = 408, EINVAL, "exec-engine", "the submission selects no engine of the context";
+    /// §13.20, §12
+    ContextBanned = 409, EIO, "context-banned",
+        "this context hung the device and is banned; create a new one";
+    /// §13.21
+    ExecNoSpace = 410, ENOSPC, "exec-no-space",
+        "the objects do not fit in the address space, or pinned ones overlap";
+    /// §13.2
+    ObjectFlags = 411, EINVAL, "object-flags", "an object has flags that do not exist or do not apply";
+    /// §13.2
+    ObjectAlignment = 412, EINVAL, "object-alignment", "an alignment must be a power of two";
+    /// §13.2
+    ObjectAddress = 413, EINVAL, "object-address",
+        "a pinned object's address must be page aligned and canonical";
+    /// §13.2
+    ObjectPad = 414, EINVAL, "object-pad", "pad_to_size must be a multiple of the page size";
+    /// §13.2
+    BatchWritten = 415, EINVAL, "batch-written", "the batch buffer cannot have the WRITE flag";
+    /// §13.2
+    BatchRange = 416, EINVAL, "batch-range", "the batch lies outside its buffer or is empty";
+    /// §13.2
+    ObjectDuplicate = 417, EINVAL, "object-duplicate", "a buffer may appear once per submission";
+    /// §13.1
+    ParallelBatches = 418, EINVAL, "parallel-batches",
+        "a parallel slot takes one batch per width and no batch start or length";
+    /// §13.24
+    CaptureRecoverable = 419, EINVAL, "capture-recoverable",
+        "this device captures objects for contexts that are not recoverable only";
+    /// §13.22
+    RelocationInvalid = 420, EINVAL, "relocation-invalid",
+        "a relocation lies outside its object, is misaligned or has impossible domains";
+    /// §13.22
+    RelocationTarget = 421, ENOENT, "relocation-target",
+        "a relocation's target is not among the submission's objects";
+    /// The request uses a part of EXECBUF this version of the daemon does not do.
+    ExecUnsupported = 422, EINVAL, "exec-unsupported",
+        "this daemon does not offer that part of EXECBUF; see the feature bits of HELLO";
+}
+
+/// An answer of "no". The session goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Which rule.
+    pub reason: Reason,
+    /// Overrides the reason's errno where one rule has several (a device's own error).
+    errno: Option<i32>,
+    /// Added to the reason's sentence: the value at fault.
+    detail: Option<Box<str>>,
+}
+
+impl Refusal {
+    /// A refusal with the reason's own errno and sentence.
+    #[must_use]
+    pub const fn new(reason: Reason) -> Self {
+        Self { reason, errno: None, detail: None }
+    }
+
+    /// Adds the value at fault.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// A device's own errno (positive).
+    #[must_use]
+    pub const fn with_errno(mut self, errno: i32) -> Self {
+        self.errno = Some(errno);
+        self
+    }
+
+    /// Positive errno.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        self.errno.unwrap_or_else(|| self.reason.errno())
+    }
+
+    /// The sentence for the user.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match &self.detail {
+            None => self.reason.sentence().to_owned(),
+            Some(detail) => format!("{} ({detail})", self.reason.sentence()),
+        }
+    }
+
+    /// As it is sent.
+    #[must_use]
+    pub fn to_body(&self) -> RefusalBody {
+        RefusalBody {
+            errno: self.errno(),
+            code: self.reason as u16,
+            name: self.reason.name().to_owned(),
+            sentence: self.sentence(),
+        }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} (errno {})", self.reason.name(), self.sentence(), self.errno())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A refusal on the wire. Name and sentence are sent as text, so that a client knows what a newer
+/// daemon means.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RefusalBody {
+    /// Positive errno.
+    pub errno: i32,
+    /// Code of the [`Reason`]; a client may not know it.
+    pub code: u16,
+    /// Name of the reason.
+    pub name: String,
+    /// What to do about it.
+    pub sentence: String,
+}
