@@ -20,12 +20,38 @@ pub mod feature {
     pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE;
 }
 
-/// The newest minor both ranges contain, or `None`.
+/// The newest minor that the client's range and ours contain, or `None`.
 #[must_use]
 pub const fn negotiate(major: u16, minor_min: u16, minor_max: u16) -> Option<u16> {
-    if major != MAJOR || minor_min > minor_max {
+    if major != MAJOR {
         return None;
     }
-    let newest = if minor_max < MINOR_MAX { minor_max } else { MINOR_MAX };
-    if newest < minor_min || newest < MINOR_MIN { None } else { Some(newest) }
+    newest_common((MINOR_MIN, MINOR_MAX), (minor_min, minor_max))
+}
+
+/// The newest number both ranges (oldest, newest) contain; a range that is upside down is empty.
+const fn newest_common(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+    let newest = if ours.1 < theirs.1 { ours.1 } else { theirs.1 };
+    if newest < ours.0 || newest < theirs.0 { None } else { Some(newest) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_minor_is_chosen() {
+        assert_eq!(newest_common((1, 3), (2, 9)), Some(3));
+        assert_eq!(newest_common((1, 3), (0, 2)), Some(2));
+        assert_eq!(newest_common((1, 3), (3, 3)), Some(3));
+        assert_eq!(newest_common((1, 3), (4, 9)), None);
+        assert_eq!(newest_common((1, 3), (0, 0)), None);
+        assert_eq!(newest_common((1, 3), (3, 2)), None);
+    }
+
+    #[test]
+    fn another_major_is_another_protocol() {
+        assert_eq!(negotiate(MAJOR, MINOR_MIN, MINOR_MAX), Some(MINOR_MAX));
+        assert_eq!(negotiate(MAJOR + 1, MINOR_MIN, MINOR_MAX), None);
+    }
 }
