@@ -1,0 +1,66 @@
+//! Finds the project's own programs and libraries, building them first.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+/// Where the running test's profile puts its output: `target/debug` as a rule.
+///
+/// # Panics
+/// When the test was not started from a cargo target directory.
+#[must_use]
+pub fn output_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a file");
+    // <target>/<profile>/deps/it-<hash>
+    let deps = test.parent().expect("the test lies in a directory");
+    assert!(deps.ends_with("deps"), "{} is not a cargo deps directory", deps.display());
+    deps.parent().expect("deps lies in the profile's directory").to_owned()
+}
+
+/// `gpu-brokerd`, fresh.
+#[must_use]
+pub fn daemon() -> PathBuf {
+    built("gpu-brokerd")
+}
+
+/// `gpu-broker`, fresh.
+#[must_use]
+pub fn cli() -> PathBuf {
+    built("gpu-broker")
+}
+
+/// `libgpu_broker.so`, fresh.
+#[must_use]
+pub fn c_library() -> PathBuf {
+    built("libgpu_broker.so")
+}
+
+/// The file of this name, after a build that ran once per test process: cargo does not build
+/// another package's programs for a test, and a stale daemon would pass tests that the sources fail.
+fn built(name: &str) -> PathBuf {
+    static BUILD: OnceLock<()> = OnceLock::new();
+    BUILD.get_or_init(build);
+    let path = output_directory().join(name);
+    assert!(path.exists(), "cargo built no {}", path.display());
+    path
+}
+
+fn build() {
+    let output = output_directory();
+    let target = output.parent().expect("the profile's directory lies in the target directory");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.arg("build").arg("--locked").arg("--quiet").arg("--target-dir").arg(target);
+    command.args(["-p", "gpu-brokerd", "-p", "gpu-broker", "-p", "gpu-broker-capi"]);
+    if output.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.current_dir(repository()).status().expect("cargo can be started");
+    assert!(status.success(), "building the programs under test failed: {status}");
+}

@@ -1,0 +1,110 @@
+//! What a daemon holds, before and after.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::daemon::Daemon;
+
+/// How long a daemon may take to give everything back: a hung batch is found within seconds.
+const SETTLING: Duration = Duration::from_secs(30);
+
+/// Memory that an allocator may keep after everything was freed. A leak that matters is made large
+/// by the test that looks for it.
+const RESIDENT_SLACK_KIB: u64 = 12 * 1024;
+
+/// What a daemon holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Footprint {
+    /// Open fds.
+    pub fds: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Mappings of buffers' memory.
+    pub buffer_mappings: usize,
+    /// Resident memory, in KiB.
+    pub resident_kib: u64,
+    /// Sessions, the monitor's included.
+    pub sessions: u32,
+    /// Contexts of all sessions.
+    pub contexts: u32,
+    /// Batches waiting or running.
+    pub queued: u32,
+}
+
+impl Footprint {
+    fn is_at_most(&self, before: &Self) -> bool {
+        self.fds <= before.fds
+            && self.threads <= before.threads
+            && self.buffer_mappings <= before.buffer_mappings
+            && self.resident_kib <= before.resident_kib + RESIDENT_SLACK_KIB
+            && self.sessions <= before.sessions
+            && self.contexts <= before.contexts
+            && self.queued <= before.queued
+    }
+}
+
+impl Daemon {
+    /// What it holds now.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let status = self.status();
+        Footprint {
+            fds: self.entries("fd"),
+            threads: self.entries("task"),
+            buffer_mappings: self.buffer_mappings(),
+            resident_kib: self.resident_kib(),
+            sessions: status.daemon.sessions,
+            contexts: status.sessions.iter().map(|session| session.contexts_total).sum(),
+            queued: status.engines.iter().map(|engine| engine.queued).sum(),
+        }
+    }
+
+    /// Waits until the daemon holds no more than before.
+    ///
+    /// # Panics
+    /// When it still does after half a minute, with both footprints and the fds.
+    pub fn settles_to(&self, before: &Footprint) {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let now = self.footprint();
+            if now.is_at_most(before) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the daemon keeps something:\nbefore {before:?}\nafter  {now:?}\nfds {:#?}",
+                self.fd_targets()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid().as_raw_nonzero()))
+    }
+
+    fn entries(&self, name: &str) -> usize {
+        fs::read_dir(self.proc(name)).expect("the daemon is still there").count()
+    }
+
+    fn fd_targets(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.proc("fd")).expect("the daemon is still there");
+        entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+    }
+
+    fn buffer_mappings(&self) -> usize {
+        let maps = fs::read_to_string(self.proc("maps")).expect("the daemon is still there");
+        maps.lines().filter(|line| line.contains("/memfd:")).count()
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("the daemon is still there");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.and_then(|number| number.parse().ok()).expect("Linux says VmRSS in kB")
+    }
+}
