@@ -1,0 +1,67 @@
+//! Compiles the C headers of libdrm and compares every size, offset and ioctl number with ours.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use gpu_broker_uapi::{drm, i915};
+
+const HEADERS: &str = "/usr/include/libdrm";
+
+/// One line per fact, in the words both sides use.
+fn ours() -> String {
+    let mut facts = String::new();
+    for (name, size, fields) in drm::STRUCTS.iter().chain(i915::STRUCTS) {
+        writeln!(facts, "{name} {size}").unwrap();
+        for (field, offset) in *fields {
+            writeln!(facts, "{name}.{} {offset}", field.trim_start_matches("r#")).unwrap();
+        }
+    }
+    for (name, number) in drm::IOCTLS.iter().chain(i915::IOCTLS) {
+        writeln!(facts, "{name} {number:#010x}").unwrap();
+    }
+    facts
+}
+
+/// A C program that prints the same lines from the headers.
+fn program() -> String {
+    let mut c = String::from(
+        "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <i915_drm.h>\nint main(void) {\n",
+    );
+    for (name, _, fields) in drm::STRUCTS.iter().chain(i915::STRUCTS) {
+        writeln!(c, r#"printf("{name} %zu\n", sizeof(struct {name}));"#).unwrap();
+        for (field, _) in *fields {
+            let field = field.trim_start_matches("r#");
+            writeln!(c, r#"printf("{name}.{field} %zu\n", offsetof(struct {name}, {field}));"#)
+                .unwrap();
+        }
+    }
+    for (name, _) in drm::IOCTLS.iter().chain(i915::IOCTLS) {
+        writeln!(c, r#"printf("{name} 0x%08x\n", (unsigned){name});"#).unwrap();
+    }
+    c + "return 0; }\n"
+}
+
+#[test]
+fn layouts_and_numbers_are_those_of_the_c_headers() {
+    assert!(
+        Path::new(HEADERS).join("i915_drm.h").exists(),
+        "{HEADERS}/i915_drm.h is missing: install libdrm-dev (tests/run does)"
+    );
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, binary) = (dir.join("headers.c"), dir.join("headers"));
+    std::fs::write(&source, program()).unwrap();
+    let cc = Command::new("cc")
+        .args(["-w", "-I", HEADERS, "-o"])
+        .args([&binary, &source])
+        .output()
+        .expect("cc is needed: install gcc (tests/run does)");
+    assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
+    let output = Command::new(&binary).output().unwrap();
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    assert!(theirs.lines().count() > 300, "the program printed too little:\n{theirs}");
+    for (ours, theirs) in ours().lines().zip(theirs.lines()) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours().lines().count(), theirs.lines().count());
+}
