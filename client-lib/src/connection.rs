@@ -1,0 +1,451 @@
+//! A connection to the broker, shared by any number of threads.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
+use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
+use gpu_broker_protocol::message::{
+    BufferCreate, DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate,
+};
+use gpu_broker_protocol::status::{StatusPage, StatusQuery};
+use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
+use rustix::io::Errno;
+
+use crate::buffer::Buffer;
+use crate::context::{Context, ContextBuilder};
+use crate::error::Error;
+use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::socket::{self, Received};
+use crate::vm::Vm;
+
+/// A connection to the broker: one session, with contexts, VMs and buffers of its own.
+///
+/// Cloning is cheap and gives the same session. Any number of threads may make requests at once;
+/// whichever waits first reads the socket for all, so a long wait in one thread never delays
+/// another. The session, and everything in it, ends when the last clone and the last object made
+/// from it are gone.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    socket: OwnedFd,
+    hello: HelloReply,
+    inbox: Mutex<Inbox>,
+}
+
+/// Requests waiting for answers, and the right to read the socket.
+struct Inbox {
+    ledger: Ledger<Waiter>,
+    /// The receive buffer; `None` while a thread reads. Having it is the right to read.
+    buffer: Option<Vec<u8>>,
+}
+
+/// A thread that waits for an answer.
+#[derive(Default)]
+struct Waiter {
+    /// Known once the thread sleeps; a thread that reads for itself need not be woken.
+    thread: Option<Thread>,
+    /// The packet that another thread read for this one.
+    packet: Option<(Vec<u8>, Fds)>,
+}
+
+thread_local! {
+    /// Requests are encoded here, so that sending allocates nothing.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Connection {
+    /// Connects to the broker at its usual place, see [`crate::default_socket_path`].
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn open(client_name: &str) -> Result<Self, Error> {
+        Self::connect(socket::default_socket_path(), client_name)
+    }
+
+    /// Connects to the socket at `path`. The name, at most 64 bytes, is for logs and status.
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; what HELLO is answered with: [`Error::Refused`] (version, name),
+    /// [`Error::Ended`] (the daemon is full or stopping), [`Error::Protocol`].
+    pub fn connect(path: impl AsRef<Path>, client_name: &str) -> Result<Self, Error> {
+        Self::greet(socket::connect(path.as_ref())?, client_name)
+    }
+
+    /// Takes over an fd that is connected already: in containers, or passed on by a parent.
+    ///
+    /// # Errors
+    /// [`Error::NotASocket`], and as [`Self::connect`].
+    pub fn from_fd(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
+        socket::check(&fd)?;
+        Self::greet(fd, client_name)
+    }
+
+    fn greet(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let hello = say_hello(&fd, client_name, &mut buffer)?;
+        let inbox = Mutex::new(Inbox { ledger: Ledger::default(), buffer: Some(buffer) });
+        Ok(Self { shared: Arc::new(Shared { socket: fd, hello, inbox }) })
+    }
+
+    /// What was settled when the session began: version, features, limits, device.
+    #[must_use]
+    pub fn hello(&self) -> &HelloReply {
+        &self.shared.hello
+    }
+
+    /// The session's number in status output and logs.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.shared.hello.session
+    }
+
+    /// One round trip.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn ping(&self, payload: u64) -> Result<u64, Error> {
+        let reply = self.request(Plain::Ping(Ping { payload, fd: None }))?;
+        answer!(reply, Reply::Ping(Ping { payload, .. }) => payload)
+    }
+
+    /// One round trip that carries an fd there and back.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn ping_fd(&self, payload: u64, fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+        let reply = self.request(Request::Ping(Ping { payload, fd: Some(fd) }))?;
+        answer!(reply, Reply::Ping(Ping { fd: Some(fd), .. }) => fd)
+    }
+
+    /// The device as it is now; [`Self::hello`] has it as it was.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn device(&self) -> Result<DeviceInfo, Error> {
+        let reply = self.request(Plain::DeviceQuery)?;
+        answer!(reply, Reply::DeviceQuery(device) => device)
+    }
+
+    /// The daemon, its engines, and the sessions this peer may see: all pages as one.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn status(&self) -> Result<StatusPage, Error> {
+        let mut whole = self.status_page(SessionId(0))?;
+        while whole.more {
+            let Some(last) = whole.sessions.last().map(|session| session.session) else { break };
+            let page = self.status_page(last)?;
+            // A page must get ahead, or a daemon at fault could keep us here for ever.
+            let progress = page.sessions.iter().all(|session| session.session > last);
+            whole.more = page.more && progress && !page.sessions.is_empty();
+            whole.daemon = page.daemon;
+            whole.engines = page.engines;
+            if progress {
+                whole.sessions.extend(page.sessions);
+            }
+        }
+        Ok(whole)
+    }
+
+    fn status_page(&self, after: SessionId) -> Result<StatusPage, Error> {
+        let reply = self.request(Plain::Status(StatusQuery { after }))?;
+        answer!(reply, Reply::Status(page) => page)
+    }
+
+    /// Begins a new context.
+    pub fn context(&self) -> ContextBuilder {
+        ContextBuilder::new(self.clone())
+    }
+
+    /// The context every session has from the start. It is not destroyed on drop.
+    #[must_use]
+    pub fn default_context(&self) -> Context {
+        Context::borrowed(self.clone(), ContextId::DEFAULT)
+    }
+
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// Refused with `vm-limit` (ENOMEM) or `vm-unsupported` (ENODEV).
+    pub fn create_vm(&self) -> Result<Vm, Error> {
+        let reply = self.request(Plain::VmCreate(VmCreate::default()))?;
+        answer!(reply, Reply::VmCreate(created) => Vm::new(self.clone(), created.vm))
+    }
+
+    /// Makes a buffer of zeroed memory; `size` in bytes, rounded up to pages of 4096.
+    ///
+    /// # Errors
+    /// Refused with `buffer-size` (EINVAL), `buffer-too-large` (E2BIG), `buffer-limit` or
+    /// `buffer-memory-limit` (ENOMEM).
+    pub fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
+        let request = BufferCreate { size, flags: 0 };
+        let reply = self.request(Plain::BufferCreate(request))?;
+        answer!(reply, Reply::BufferCreate(made) => Buffer::new(self.clone(), made.buffer, made.size))
+    }
+
+    /// Makes any request but EXECBUF; for tools and tests, and for what has no method.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]; [`Error::Unsendable`] when the request is too long; the connection's.
+    pub fn request<F: AsFd>(&self, request: Request<F>) -> Result<Reply<OwnedFd>, Error> {
+        use codec::MapFds;
+        let mut owned: [Option<F>; FDS_PER_MESSAGE_MAX] = [const { None }; FDS_PER_MESSAGE_MAX];
+        let mut count = 0;
+        let request = request
+            .map_fds(|fd| {
+                let slot = owned.get_mut(count).ok_or(Violation::FdCount)?;
+                *slot = Some(fd);
+                count += 1;
+                Ok(FdSlot)
+            })
+            .map_err(Error::Unsendable)?;
+        let mut borrowed = [self.shared.socket.as_fd(); FDS_PER_MESSAGE_MAX];
+        for (place, fd) in borrowed.iter_mut().zip(owned.iter().flatten()) {
+            *place = fd.as_fd();
+        }
+        let opcode = request.opcode();
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_request(seq, &request, out);
+        let fds = borrowed.get(..count).unwrap_or_default();
+        self.shared.call(opcode, fill, fds, |answer, fds| answer.reply(fds))
+    }
+
+    /// Makes an EXECBUF as it stands; [`Context::execbuf`] is the comfortable way.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub fn execbuf(
+        &self,
+        head: &ExecbufHead,
+        objects: &[ExecObject],
+        in_fence: Option<BorrowedFd<'_>>,
+    ) -> Result<ExecbufReply<OwnedFd>, Error> {
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, objects, out);
+        let fds = in_fence.as_slice();
+        self.shared.call(Opcode::Execbuf, fill, fds, |answer, fds| answer.execbuf(fds))
+    }
+}
+
+impl AsFd for Connection {
+    /// The socket, to hand it to another process before it is used or to look at its peer.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.socket.as_fd()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("session", &self.session()).finish_non_exhaustive()
+    }
+}
+
+fn say_hello(fd: &OwnedFd, client_name: &str, buffer: &mut [u8]) -> Result<HelloReply, Error> {
+    const SEQ: u32 = 1;
+    let mut packet = Vec::new();
+    codec::encode_request(SEQ, &Request::Hello(proto::hello(client_name)), &mut packet)
+        .map_err(Error::Unsendable)?;
+    match socket::send(fd, &packet, &[]) {
+        // The daemon may have closed at once, for example because it is full: it said why.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(Error::io("sending HELLO to the broker", errno)),
+    }
+    let received = socket::receive(fd, buffer)
+        .map_err(|errno| Error::io("receiving the answer to HELLO", errno))?;
+    match received {
+        Received::Closed => Err(Error::Disconnected),
+        Received::Violation(violation) => Err(Error::Protocol(violation)),
+        Received::Packet(length, fds) => {
+            let packet = buffer.get(..length).unwrap_or_default();
+            match proto::sort(packet).map_err(Error::Protocol)? {
+                Arrival::Epitaph(epitaph) => Err(Error::Ended(epitaph)),
+                Arrival::Answer(answer) if answer.seq == SEQ => {
+                    proto::check_hello(answer!(answer.reply(fds)?, Reply::Hello(reply) => reply)?)
+                }
+                Arrival::Answer(_) => Err(Error::Protocol(Violation::Malformed)),
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // Nothing panics while the lock is held; if it did, the inbox would still be consistent.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One request and its answer.
+    fn call<T>(
+        &self,
+        opcode: Opcode,
+        fill: impl FnOnce(u32, &mut Vec<u8>) -> Result<(), Violation>,
+        fds: &[BorrowedFd<'_>],
+        decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let seq = self.inbox().ledger.open(opcode, Waiter::default())?;
+        let sent = SCRATCH.with_borrow_mut(|packet| {
+            packet.clear();
+            fill(seq, packet).map_err(Error::Unsendable)?;
+            match socket::send(&self.socket, packet, fds) {
+                // The daemon closed, and its last words can still be read: wait for them.
+                Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+                Err(errno) => Err(Error::io("sending a request to the broker", errno)),
+            }
+        });
+        if let Err(error) = sent {
+            self.inbox().ledger.close(seq);
+            return Err(error);
+        }
+        let result = self.wait(seq, decode);
+        if let Err(Error::Protocol(violation)) = &result {
+            self.end(Ending::Violation(*violation));
+        }
+        result
+    }
+
+    /// Waits for the answer to `seq`, reading for everybody if nobody else does.
+    fn wait<T>(
+        &self,
+        seq: u32,
+        decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            let mut inbox = self.inbox();
+            let Some(waiter) = inbox.ledger.get_mut(seq) else {
+                return Err(Error::Protocol(Violation::Malformed));
+            };
+            if let Some((packet, fds)) = waiter.packet.take() {
+                inbox.ledger.close(seq);
+                drop(inbox);
+                return match proto::sort(&packet) {
+                    Ok(Arrival::Answer(answer)) => decode(answer, fds),
+                    Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
+                    Err(violation) => Err(Error::Protocol(violation)),
+                };
+            }
+            if let Some(ending) = inbox.ledger.ended().cloned() {
+                inbox.ledger.close(seq);
+                return Err(ending.into());
+            }
+            if let Some(buffer) = inbox.buffer.take() {
+                drop(inbox);
+                let mut turn = Turn { shared: self, buffer };
+                if let Some(result) = turn.read_until(seq, decode) {
+                    return result;
+                }
+                // The connection ended; the next round says why.
+                return self.ended(seq);
+            }
+            if let Some(waiter) = inbox.ledger.get_mut(seq) {
+                waiter.thread = Some(std::thread::current());
+            }
+            drop(inbox);
+            std::thread::park();
+        }
+    }
+
+    fn ended<T>(&self, seq: u32) -> Result<T, Error> {
+        let mut inbox = self.inbox();
+        inbox.ledger.close(seq);
+        Err(inbox.ledger.ended().cloned().unwrap_or(Ending::Closed).into())
+    }
+
+    fn end(&self, ending: Ending) {
+        let mut inbox = self.inbox();
+        inbox.ledger.end(ending);
+        for waiter in inbox.ledger.waiters() {
+            waiter.thread.take().inspect(Thread::unpark);
+        }
+    }
+}
+
+/// The right to read the socket. Dropping it passes the right on.
+struct Turn<'a> {
+    shared: &'a Shared,
+    buffer: Vec<u8>,
+}
+
+impl Turn<'_> {
+    /// Reads until the answer to `seq` comes; other answers go to those who wait for them.
+    /// `None` when the connection ended instead.
+    fn read_until<T>(
+        &mut self,
+        seq: u32,
+        decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
+        loop {
+            let (length, fds) = match socket::receive(&self.shared.socket, &mut self.buffer) {
+                Ok(Received::Packet(length, fds)) => (length, fds),
+                Ok(Received::Closed) => {
+                    self.shared.end(Ending::Closed);
+                    return None;
+                }
+                Ok(Received::Violation(violation)) => {
+                    self.shared.end(Ending::Violation(violation));
+                    return None;
+                }
+                Err(errno) => {
+                    self.shared.inbox().ledger.close(seq);
+                    return Some(Err(Error::io("receiving from the broker", errno)));
+                }
+            };
+            let packet = self.buffer.get(..length).unwrap_or_default();
+            match proto::sort(packet) {
+                Ok(Arrival::Answer(answer)) if answer.seq == seq => {
+                    let mut inbox = self.shared.inbox();
+                    let known = inbox.ledger.position(&answer);
+                    inbox.ledger.close(seq);
+                    drop(inbox);
+                    return Some(match known {
+                        Ok(_) => decode(answer, fds),
+                        Err(violation) => Err(Error::Protocol(violation)),
+                    });
+                }
+                Ok(Arrival::Answer(answer)) => {
+                    if let Err(violation) = self.shared.inbox().deliver(&answer, packet, fds) {
+                        self.shared.end(Ending::Violation(violation));
+                        return None;
+                    }
+                }
+                Ok(Arrival::Epitaph(epitaph)) => {
+                    self.shared.end(Ending::Epitaph(epitaph));
+                    return None;
+                }
+                Err(violation) => {
+                    self.shared.end(Ending::Violation(violation));
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut inbox = self.shared.inbox();
+        inbox.buffer = Some(std::mem::take(&mut self.buffer));
+        // One sleeper whose answer has not come must read now. A thread that comes in between
+        // may take the right first; it passes it on in turn.
+        let mut sleepers = inbox.ledger.waiters().filter(|waiter| waiter.packet.is_none());
+        if let Some(next) = sleepers.find_map(|waiter| waiter.thread.as_ref()) {
+            next.unpark();
+        }
+    }
+}
+
+impl Inbox {
+    fn deliver(&mut self, answer: &Answer<'_>, packet: &[u8], fds: Fds) -> Result<(), Violation> {
+        let position = self.ledger.position(answer)?;
+        if let Some(waiter) = self.ledger.at(position) {
+            waiter.packet = Some((packet.to_vec(), fds));
+            waiter.thread.take().inspect(Thread::unpark);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! One `SOCK_SEQPACKET` socket: packets out and in, with their file descriptors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use gpu_broker_protocol::Violation;
+use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use crate::error::Error;
+use crate::proto::Fds;
+
+/// Where the broker listens when nobody says otherwise: `$GPU_BROKER_SOCKET`, else
+/// `gpu-broker.sock` in `$XDG_RUNTIME_DIR`, else `/run/gpu-broker/gpu-broker.sock`.
+#[must_use]
+pub fn default_socket_path() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = variable("GPU_BROKER_SOCKET") {
+        return path.into();
+    }
+    match variable("XDG_RUNTIME_DIR") {
+        Some(directory) => Path::new(&directory).join("gpu-broker.sock"),
+        None => "/run/gpu-broker/gpu-broker.sock".into(),
+    }
+}
+
+/// Connects to the socket at `path`.
+///
+/// # Errors
+/// [`Error::Connect`].
+pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    let attempt = || {
+        let address = SocketAddrUnix::new(path)?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+        Ok(socket)
+    };
+    attempt().map_err(|errno: Errno| Error::Connect { path: path.to_owned(), source: errno.into() })
+}
+
+/// Checks that an fd from elsewhere is a connected `SOCK_SEQPACKET` socket.
+///
+/// # Errors
+/// [`Error::NotASocket`].
+pub(crate) fn check(fd: &OwnedFd) -> Result<(), Error> {
+    let is_seqpacket = rustix::net::sockopt::socket_type(fd) == Ok(SocketType::SEQPACKET);
+    if is_seqpacket && rustix::net::getpeername(fd).is_ok() {
+        Ok(())
+    } else {
+        Err(Error::NotASocket)
+    }
+}
+
+/// Sends one packet. `EAGAIN` (someone made the socket non-blocking) waits for room.
+///
+/// # Errors
+/// The kernel's errno; `EPIPE` or `ECONNRESET` when the daemon is gone, whose last words may
+/// still be there to read.
+pub(crate) fn send(socket: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    loop {
+        let result = if fds.is_empty() {
+            rustix::net::send(socket, packet, SendFlags::NOSIGNAL)
+        } else {
+            send_with_fds(socket, packet, fds)
+        };
+        match result {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(socket, PollFlags::OUT)?,
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn send_with_fds(socket: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::TOOBIG);
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)
+}
+
+/// What [`receive`] brought.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A packet of so many bytes, and its fds.
+    Packet(usize, Fds),
+    /// The daemon closed the connection.
+    Closed,
+    /// The packet or its fds did not fit: the other side is no broker.
+    Violation(Violation),
+}
+
+/// Receives one packet, waiting for it. Every fd is owned, close-on-exec, from the first moment.
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
+    let mut resets = 0;
+    loop {
+        match receive_once(socket, buffer) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(socket, PollFlags::IN)?,
+            // The kernel reports the reset once, before what is still queued: the epitaph.
+            Err(Errno::CONNRESET) if resets == 0 => resets += 1,
+            Err(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN) => return Ok(Received::Closed),
+            other => return other,
+        }
+    }
+}
+
+fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
+    // Room for one fd too many, so that an excess is seen and not only reported as truncation.
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX + 1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Fds::default();
+    let mut excess = false;
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            for fd in received {
+                excess |= fds.push(fd).is_err();
+            }
+        }
+    }
+    if message.flags.contains(ReturnFlags::TRUNC) {
+        return Ok(Received::Violation(Violation::TooLong));
+    }
+    if excess || message.flags.contains(ReturnFlags::CTRUNC) {
+        return Ok(Received::Violation(Violation::FdCount));
+    }
+    if message.bytes == 0 {
+        return Ok(Received::Closed);
+    }
+    Ok(Received::Packet(message.bytes, fds))
+}
+
+fn wait_for(socket: &OwnedFd, what: PollFlags) -> Result<(), Errno> {
+    let mut set = [PollFd::from_borrowed_fd(socket.as_fd(), what)];
+    match rustix::event::poll(&mut set, None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
