@@ -7,7 +7,12 @@
 //! `gpu-broker-protocol`, and no type is both.
 #![no_std]
 #![forbid(unsafe_code)]
-#![allow(non_camel_case_types, non_snake_case, missing_docs, reason = "names and meaning are the kernel's")]
+#![allow(
+    non_camel_case_types,
+    non_snake_case,
+    missing_docs,
+    reason = "names and meaning are the kernel's"
+)]
 
 pub mod drm;
 pub mod i915;

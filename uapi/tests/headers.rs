@@ -1,6 +1,5 @@
 //! Compiles the C headers of libdrm and compares every size, offset and ioctl number with ours.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,13 +11,13 @@ const HEADERS: &str = "/usr/include/libdrm";
 fn ours() -> String {
     let mut facts = String::new();
     for (name, size, fields) in drm::STRUCTS.iter().chain(i915::STRUCTS) {
-        writeln!(facts, "{name} {size}").unwrap();
+        facts += &format!("{name} {size}\n");
         for (field, offset) in *fields {
-            writeln!(facts, "{name}.{} {offset}", field.trim_start_matches("r#")).unwrap();
+            facts += &format!("{name}.{} {offset}\n", field.trim_start_matches("r#"));
         }
     }
     for (name, number) in drm::IOCTLS.iter().chain(i915::IOCTLS) {
-        writeln!(facts, "{name} {number:#010x}").unwrap();
+        facts += &format!("{name} {number:#010x}\n");
     }
     facts
 }
@@ -29,15 +28,14 @@ fn program() -> String {
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#include <i915_drm.h>\nint main(void) {\n",
     );
     for (name, _, fields) in drm::STRUCTS.iter().chain(i915::STRUCTS) {
-        writeln!(c, r#"printf("{name} %zu\n", sizeof(struct {name}));"#).unwrap();
+        c += &format!("printf(\"{name} %zu\\n\", sizeof(struct {name}));\n");
         for (field, _) in *fields {
             let field = field.trim_start_matches("r#");
-            writeln!(c, r#"printf("{name}.{field} %zu\n", offsetof(struct {name}, {field}));"#)
-                .unwrap();
+            c += &format!("printf(\"{name}.{field} %zu\\n\", offsetof(struct {name}, {field}));\n");
         }
     }
     for (name, _) in drm::IOCTLS.iter().chain(i915::IOCTLS) {
-        writeln!(c, r#"printf("{name} 0x%08x\n", (unsigned){name});"#).unwrap();
+        c += &format!("printf(\"{name} 0x%08x\\n\", (unsigned){name});\n");
     }
     c + "return 0; }\n"
 }
