@@ -11,6 +11,8 @@ use crate::execbuf;
 use crate::header::{Header, HeaderFlags, Opcode};
 use crate::limits::BODY_BYTES_MAX;
 use crate::message::*;
+use crate::object::*;
+use crate::syncobj::*;
 use crate::refusal::{Refusal, RefusalBody};
 use crate::violation::Violation;
 
@@ -169,6 +171,30 @@ control_messages! {
     BufferWait: body -> body;
     FenceStatus: body -> body;
     FenceMerge: body -> body;
+    GetParam: body -> body;
+    Query: body -> body;
+    GetAperture: none -> body;
+    Throttle: none -> none;
+    RegRead: body -> body;
+    BufferSetDomain: body -> none;
+    BufferAccess: body -> none;
+    BufferSetCaching: body -> none;
+    BufferGetCaching: body -> body;
+    BufferSetTiling: body -> body;
+    BufferGetTiling: body -> body;
+    BufferMadvise: body -> body;
+    BufferExport: body -> body;
+    BufferImport: body -> body;
+    SyncobjCreate: body -> body;
+    SyncobjDestroy: body -> none;
+    SyncobjReset: body -> none;
+    SyncobjSignal: body -> none;
+    SyncobjWait: body -> body;
+    SyncobjTimelineSignal: body -> none;
+    SyncobjQuery: body -> body;
+    SyncobjTransfer: body -> none;
+    SyncobjExport: body -> body;
+    SyncobjImport: body -> body;
 }
 
 /// Appends a request as a whole message.
@@ -191,12 +217,12 @@ pub fn encode_request(
 pub fn encode_execbuf(
     seq: u32,
     head: &execbuf::ExecbufHead,
-    objects: &[execbuf::ExecObject],
+    lists: &execbuf::ExecbufLists<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Violation> {
     let header = Header { opcode: Opcode::Execbuf as u16, flags: 0, seq };
     message(out, header, |out| {
-        execbuf::encode(head, objects, out);
+        execbuf::encode(head, lists, out);
         Ok(())
     })
 }
@@ -298,6 +324,34 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             Self::FenceMerge(FenceMerge { first, second }) => {
                 Request::FenceMerge(FenceMerge { first: f(first)?, second: f(second)? })
             }
+            Self::GetParam(body) => Request::GetParam(body),
+            Self::Query(body) => Request::Query(body),
+            Self::GetAperture => Request::GetAperture,
+            Self::Throttle => Request::Throttle,
+            Self::RegRead(body) => Request::RegRead(body),
+            Self::BufferSetDomain(body) => Request::BufferSetDomain(body),
+            Self::BufferAccess(body) => Request::BufferAccess(body),
+            Self::BufferSetCaching(body) => Request::BufferSetCaching(body),
+            Self::BufferGetCaching(body) => Request::BufferGetCaching(body),
+            Self::BufferSetTiling(body) => Request::BufferSetTiling(body),
+            Self::BufferGetTiling(body) => Request::BufferGetTiling(body),
+            Self::BufferMadvise(body) => Request::BufferMadvise(body),
+            Self::BufferExport(body) => Request::BufferExport(body),
+            Self::BufferImport(BufferImport { fd }) => {
+                Request::BufferImport(BufferImport { fd: f(fd)? })
+            }
+            Self::SyncobjCreate(body) => Request::SyncobjCreate(body),
+            Self::SyncobjDestroy(body) => Request::SyncobjDestroy(body),
+            Self::SyncobjReset(body) => Request::SyncobjReset(body),
+            Self::SyncobjSignal(body) => Request::SyncobjSignal(body),
+            Self::SyncobjWait(body) => Request::SyncobjWait(body),
+            Self::SyncobjTimelineSignal(body) => Request::SyncobjTimelineSignal(body),
+            Self::SyncobjQuery(body) => Request::SyncobjQuery(body),
+            Self::SyncobjTransfer(body) => Request::SyncobjTransfer(body),
+            Self::SyncobjExport(body) => Request::SyncobjExport(body),
+            Self::SyncobjImport(SyncobjImport { syncobj, flags, point, fd }) => {
+                Request::SyncobjImport(SyncobjImport { syncobj, flags, point, fd: f(fd)? })
+            }
         })
     }
 }
@@ -332,6 +386,34 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             }
             Self::FenceStatus(body) => Reply::FenceStatus(body),
             Self::FenceMerge(Fence { fd }) => Reply::FenceMerge(Fence { fd: f(fd)? }),
+            Self::GetParam(body) => Reply::GetParam(body),
+            Self::Query(body) => Reply::Query(body),
+            Self::GetAperture(body) => Reply::GetAperture(body),
+            Self::Throttle => Reply::Throttle,
+            Self::RegRead(body) => Reply::RegRead(body),
+            Self::BufferSetDomain => Reply::BufferSetDomain,
+            Self::BufferAccess => Reply::BufferAccess,
+            Self::BufferSetCaching => Reply::BufferSetCaching,
+            Self::BufferGetCaching(body) => Reply::BufferGetCaching(body),
+            Self::BufferSetTiling(body) => Reply::BufferSetTiling(body),
+            Self::BufferGetTiling(body) => Reply::BufferGetTiling(body),
+            Self::BufferMadvise(body) => Reply::BufferMadvise(body),
+            Self::BufferExport(BufferExported { fd }) => {
+                Reply::BufferExport(BufferExported { fd: f(fd)? })
+            }
+            Self::BufferImport(body) => Reply::BufferImport(body),
+            Self::SyncobjCreate(body) => Reply::SyncobjCreate(body),
+            Self::SyncobjDestroy => Reply::SyncobjDestroy,
+            Self::SyncobjReset => Reply::SyncobjReset,
+            Self::SyncobjSignal => Reply::SyncobjSignal,
+            Self::SyncobjWait(body) => Reply::SyncobjWait(body),
+            Self::SyncobjTimelineSignal => Reply::SyncobjTimelineSignal,
+            Self::SyncobjQuery(body) => Reply::SyncobjQuery(body),
+            Self::SyncobjTransfer => Reply::SyncobjTransfer,
+            Self::SyncobjExport(SyncobjExported { fd }) => {
+                Reply::SyncobjExport(SyncobjExported { fd: f(fd)? })
+            }
+            Self::SyncobjImport(body) => Reply::SyncobjImport(body),
         })
     }
 }

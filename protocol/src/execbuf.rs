@@ -1,12 +1,20 @@
 //! EXECBUF's fixed layout: decoded in place, without allocation, from bytes the daemon has copied.
 //!
 //! ```text
-//! body    := fixed (48 bytes) · object (48 bytes) × buffer_count
-//! fixed   := context u32 · buffer_count u32 · flags u64 · batch_start_offset u32 · batch_len u32
-//!          · dr1 u32 · dr4 u32 · num_cliprects u32 · rsvd u32 × 3 (must be 0)
-//! object  := handle u32 · relocation_count u32 · alignment u64 · offset u64 · flags u64
-//!          · pad_to_size u64 · rsvd u64 (must be 0)
-//! reply   := offset_count u32 · has_fence u32 · offset u64 × offset_count
+//! body       := fixed · object × buffer_count · fence × fence_count · extension × extension_count
+//!             · point × (sum of the extensions' entry_count) · relocation × relocation_count
+//! fixed      := context u32 · buffer_count u32 · flags u64 · batch_start_offset u32
+//!             · batch_len u32 · dr1 u32 · dr4 u32 · num_cliprects u32 · fence_count u32
+//!             · extension_count u32 · relocation_count u32                          (48 bytes)
+//! object     := handle u32 · relocation_count u32 · alignment u64 · offset u64 · flags u64
+//!             · pad_to_size u64 · rsvd u64 (must be 0)                              (48 bytes)
+//! fence      := handle u32 · flags u32                                               (8 bytes)
+//! extension  := name u32 · flags u32 · rsvd u32 × 4 · fence_flags u64 · entry_count u32
+//!             · rsvd u32 (must be 0)                                                (40 bytes)
+//! point      := handle u32 · flags u32 · point u64                                  (16 bytes)
+//! relocation := target u32 · delta u32 · offset u64 · presumed_offset u64 · read_domains u32
+//!             · write_domain u32                                                    (32 bytes)
+//! reply      := offset_count u32 · has_fence u32 · offset u64 × offset_count
 //! ```
 //! Everything is little-endian. With FENCE_IN one fd travels with the request, with FENCE_OUT one
 //! with the reply.
@@ -19,6 +27,14 @@ use crate::violation::Violation;
 pub const FIXED_BYTES: usize = 48;
 /// Bytes of one object.
 pub const OBJECT_BYTES: usize = 48;
+/// Bytes of one entry of a fence array.
+pub const FENCE_BYTES: usize = 8;
+/// Bytes of one extension node.
+pub const EXTENSION_BYTES: usize = 40;
+/// Bytes of one timeline point.
+pub const POINT_BYTES: usize = 16;
+/// Bytes of one relocation.
+pub const RELOCATION_BYTES: usize = 32;
 
 /// Bits of [`ExecbufHead::flags`] (`I915_EXEC_*`).
 pub mod flag {
@@ -147,12 +163,83 @@ impl ExecObject {
     }
 }
 
+/// One entry of a fence array (`struct drm_i915_gem_exec_fence`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExecFence {
+    /// The syncobj.
+    pub handle: u32,
+    /// Bits FENCE_* of [`crate::syncobj::flag`].
+    pub flags: u32,
+}
+
+/// One node of the extension chain, without its points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExecExtension {
+    /// 0 is TIMELINE_FENCES; others EINVAL.
+    pub name: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Must be 0.
+    pub rsvd: [u32; 4],
+    /// The extension's own flags; must be 0.
+    pub fence_flags: u64,
+    /// How many of the points belong to this node.
+    pub entry_count: u32,
+}
+
+/// One point of a timeline to wait for or signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExecPoint {
+    /// The syncobj.
+    pub handle: u32,
+    /// Bits FENCE_* of [`crate::syncobj::flag`].
+    pub flags: u32,
+    /// The point; 0 for a binary object.
+    pub point: u64,
+}
+
+/// `struct drm_i915_gem_relocation_entry`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Relocation {
+    /// Handle of the object pointed at, or with HANDLE_LUT its position in the list.
+    pub target: u32,
+    /// Added to the target's address.
+    pub delta: u32,
+    /// Where in its object the address goes, in bytes.
+    pub offset: u64,
+    /// The address of the target that is written there already.
+    pub presumed_offset: u64,
+    /// GPU domains.
+    pub read_domains: u32,
+    /// One GPU domain, or 0.
+    pub write_domain: u32,
+}
+
+/// The lists of an EXECBUF, for [`encode`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExecbufLists<'a> {
+    /// Everything the batches use.
+    pub objects: &'a [ExecObject],
+    /// With FENCE_ARRAY.
+    pub fences: &'a [ExecFence],
+    /// With USE_EXTENSIONS.
+    pub extensions: &'a [ExecExtension],
+    /// The extensions' points, in their order.
+    pub points: &'a [ExecPoint],
+    /// The objects' relocations, in their order.
+    pub relocations: &'a [Relocation],
+}
+
 /// A decoded EXECBUF, borrowing the copied body.
 #[derive(Clone, Copy, Debug)]
 pub struct Execbuf<'a> {
-    /// Everything but the objects.
+    /// Everything but the lists.
     pub head: ExecbufHead,
     objects: &'a [[u8; OBJECT_BYTES]],
+    fences: &'a [[u8; FENCE_BYTES]],
+    extensions: &'a [[u8; EXTENSION_BYTES]],
+    points: &'a [[u8; POINT_BYTES]],
+    relocations: &'a [[u8; RELOCATION_BYTES]],
 }
 
 impl<'a> Execbuf<'a> {
@@ -165,19 +252,24 @@ impl<'a> Execbuf<'a> {
         let Some((fixed, rest)) = body.split_first_chunk::<FIXED_BYTES>() else {
             return Err(Violation::Short);
         };
-        if fixed[36..48].iter().any(|byte| *byte != 0) {
-            return Err(Violation::Malformed);
-        }
-        let (objects, tail) = rest.as_chunks::<OBJECT_BYTES>();
-        let count = u32_at(fixed, 4) as usize;
-        if objects.len() < count {
-            return Err(Violation::Short);
-        }
-        if objects.len() > count || !tail.is_empty() {
-            return Err(Violation::Trailing);
-        }
+        let (objects, rest) = take::<OBJECT_BYTES>(rest, u32_at(fixed, 4))?;
         for object in objects {
             ExecObject::from_bytes(object)?;
+        }
+        let (fences, rest) = take::<FENCE_BYTES>(rest, u32_at(fixed, 36))?;
+        let (extensions, rest) = take::<EXTENSION_BYTES>(rest, u32_at(fixed, 40))?;
+        let mut point_count = 0_u32;
+        for extension in extensions {
+            if u32_at(extension, 36) != 0 {
+                return Err(Violation::Malformed);
+            }
+            point_count =
+                point_count.checked_add(u32_at(extension, 32)).ok_or(Violation::Short)?;
+        }
+        let (points, rest) = take::<POINT_BYTES>(rest, point_count)?;
+        let (relocations, rest) = take::<RELOCATION_BYTES>(rest, u32_at(fixed, 44))?;
+        if !rest.is_empty() {
+            return Err(Violation::Trailing);
         }
         let head = ExecbufHead {
             context: u32_at(fixed, 0),
@@ -188,7 +280,7 @@ impl<'a> Execbuf<'a> {
             dr4: u32_at(fixed, 28),
             num_cliprects: u32_at(fixed, 32),
         };
-        Ok(Self { head, objects })
+        Ok(Self { head, objects, fences, extensions, points, relocations })
     }
 
     /// The context as a typed id.
@@ -209,6 +301,43 @@ impl<'a> Execbuf<'a> {
         self.objects.iter().map(|bytes| ExecObject::from_bytes(bytes).unwrap_or_default())
     }
 
+    /// Entries of the fence array, in order.
+    pub fn fences(&self) -> impl ExactSizeIterator<Item = ExecFence> + Clone + use<'a> {
+        self.fences.iter().map(|b| ExecFence { handle: u32_at(b, 0), flags: u32_at(b, 4) })
+    }
+
+    /// Extension nodes, in order.
+    pub fn extensions(&self) -> impl ExactSizeIterator<Item = ExecExtension> + Clone + use<'a> {
+        self.extensions.iter().map(|b| ExecExtension {
+            name: u32_at(b, 0),
+            flags: u32_at(b, 4),
+            rsvd: [u32_at(b, 8), u32_at(b, 12), u32_at(b, 16), u32_at(b, 20)],
+            fence_flags: u64_at(b, 24),
+            entry_count: u32_at(b, 32),
+        })
+    }
+
+    /// The extensions' points, in their order.
+    pub fn points(&self) -> impl ExactSizeIterator<Item = ExecPoint> + Clone + use<'a> {
+        self.points.iter().map(|b| ExecPoint {
+            handle: u32_at(b, 0),
+            flags: u32_at(b, 4),
+            point: u64_at(b, 8),
+        })
+    }
+
+    /// The objects' relocations, in their order.
+    pub fn relocations(&self) -> impl ExactSizeIterator<Item = Relocation> + Clone + use<'a> {
+        self.relocations.iter().map(|b| Relocation {
+            target: u32_at(b, 0),
+            delta: u32_at(b, 4),
+            offset: u64_at(b, 8),
+            presumed_offset: u64_at(b, 16),
+            read_domains: u32_at(b, 24),
+            write_domain: u32_at(b, 28),
+        })
+    }
+
     /// How many fds the request must carry.
     #[must_use]
     pub const fn fd_count(&self) -> usize {
@@ -216,21 +345,59 @@ impl<'a> Execbuf<'a> {
     }
 }
 
+/// The first `count` records of `N` bytes, and what follows them.
+fn take<const N: usize>(bytes: &[u8], count: u32) -> Result<(&[[u8; N]], &[u8]), Violation> {
+    let length = (count as usize).checked_mul(N).ok_or(Violation::Short)?;
+    let (records, rest) = bytes.split_at_checked(length).ok_or(Violation::Short)?;
+    Ok((records.as_chunks::<N>().0, rest))
+}
+
+fn count_of<T>(list: &[T]) -> [u8; 4] {
+    u32::try_from(list.len()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
 /// Appends a request's body.
-pub fn encode(head: &ExecbufHead, objects: &[ExecObject], out: &mut Vec<u8>) {
-    let count = u32::try_from(objects.len()).unwrap_or(u32::MAX);
+pub fn encode(head: &ExecbufHead, lists: &ExecbufLists<'_>, out: &mut Vec<u8>) {
     let mut fixed = [0; FIXED_BYTES];
     fixed[0..4].copy_from_slice(&head.context.to_le_bytes());
-    fixed[4..8].copy_from_slice(&count.to_le_bytes());
+    fixed[4..8].copy_from_slice(&count_of(lists.objects));
     fixed[8..16].copy_from_slice(&head.flags.to_le_bytes());
     fixed[16..20].copy_from_slice(&head.batch_start_offset.to_le_bytes());
     fixed[20..24].copy_from_slice(&head.batch_len.to_le_bytes());
     fixed[24..28].copy_from_slice(&head.dr1.to_le_bytes());
     fixed[28..32].copy_from_slice(&head.dr4.to_le_bytes());
     fixed[32..36].copy_from_slice(&head.num_cliprects.to_le_bytes());
+    fixed[36..40].copy_from_slice(&count_of(lists.fences));
+    fixed[40..44].copy_from_slice(&count_of(lists.extensions));
+    fixed[44..48].copy_from_slice(&count_of(lists.relocations));
     out.extend_from_slice(&fixed);
-    for object in objects {
+    for object in lists.objects {
         out.extend_from_slice(&object.to_bytes());
+    }
+    for fence in lists.fences {
+        put_u32s(out, &[fence.handle, fence.flags]);
+    }
+    for extension in lists.extensions {
+        put_u32s(out, &[extension.name, extension.flags]);
+        put_u32s(out, &extension.rsvd);
+        out.extend_from_slice(&extension.fence_flags.to_le_bytes());
+        put_u32s(out, &[extension.entry_count, 0]);
+    }
+    for point in lists.points {
+        put_u32s(out, &[point.handle, point.flags]);
+        out.extend_from_slice(&point.point.to_le_bytes());
+    }
+    for relocation in lists.relocations {
+        put_u32s(out, &[relocation.target, relocation.delta]);
+        out.extend_from_slice(&relocation.offset.to_le_bytes());
+        out.extend_from_slice(&relocation.presumed_offset.to_le_bytes());
+        put_u32s(out, &[relocation.read_domains, relocation.write_domain]);
+    }
+}
+
+fn put_u32s(out: &mut Vec<u8>, words: &[u32]) {
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
     }
 }
 

@@ -84,6 +84,16 @@ opcodes! {
     DeviceQuery = 0x0003,
     /// Sessions, contexts and engines, page by page.
     Status = 0x0004,
+    /// i915 GETPARAM.
+    GetParam = 0x0005,
+    /// i915 QUERY.
+    Query = 0x0006,
+    /// i915 GEM_GET_APERTURE.
+    GetAperture = 0x0007,
+    /// i915 GEM_THROTTLE; the reply comes when the wait ends.
+    Throttle = 0x0008,
+    /// i915 REG_READ.
+    RegRead = 0x0009,
     /// i915 CONTEXT_CREATE_EXT.
     ContextCreate = 0x0101,
     /// i915 CONTEXT_DESTROY.
@@ -108,12 +118,50 @@ opcodes! {
     BufferBusy = 0x0304,
     /// i915 GEM_WAIT; the reply comes when the wait ends.
     BufferWait = 0x0305,
+    /// i915 GEM_SET_DOMAIN; the reply comes when the wait ends.
+    BufferSetDomain = 0x0306,
+    /// What GEM_PREAD and GEM_PWRITE check and wait for; the data moves through the mapping.
+    BufferAccess = 0x0307,
+    /// i915 GEM_SET_CACHING.
+    BufferSetCaching = 0x0308,
+    /// i915 GEM_GET_CACHING.
+    BufferGetCaching = 0x0309,
+    /// i915 GEM_SET_TILING.
+    BufferSetTiling = 0x030a,
+    /// i915 GEM_GET_TILING.
+    BufferGetTiling = 0x030b,
+    /// i915 GEM_MADVISE.
+    BufferMadvise = 0x030c,
+    /// PRIME_HANDLE_TO_FD: an fd that another session can import.
+    BufferExport = 0x030d,
+    /// PRIME_FD_TO_HANDLE.
+    BufferImport = 0x030e,
     /// i915 GEM_EXECBUFFER2; fixed layout, see [`crate::execbuf`].
     Execbuf = 0x0401,
     /// State of a fence fd.
     FenceStatus = 0x0501,
     /// One fence fd that signals when two others have.
     FenceMerge = 0x0502,
+    /// SYNCOBJ_CREATE.
+    SyncobjCreate = 0x0510,
+    /// SYNCOBJ_DESTROY.
+    SyncobjDestroy = 0x0511,
+    /// SYNCOBJ_RESET.
+    SyncobjReset = 0x0512,
+    /// SYNCOBJ_SIGNAL.
+    SyncobjSignal = 0x0513,
+    /// SYNCOBJ_WAIT and SYNCOBJ_TIMELINE_WAIT; the reply comes when the wait ends.
+    SyncobjWait = 0x0514,
+    /// SYNCOBJ_TIMELINE_SIGNAL.
+    SyncobjTimelineSignal = 0x0515,
+    /// SYNCOBJ_QUERY.
+    SyncobjQuery = 0x0516,
+    /// SYNCOBJ_TRANSFER.
+    SyncobjTransfer = 0x0517,
+    /// SYNCOBJ_HANDLE_TO_FD.
+    SyncobjExport = 0x0518,
+    /// SYNCOBJ_FD_TO_HANDLE.
+    SyncobjImport = 0x0519,
     /// Event: why the daemon is about to close the connection.
     Epitaph = 0x0f01,
 }

@@ -27,6 +27,8 @@ ids! {
     VmId(u32);
     /// A buffer object (a GEM handle in i915's words). Valid handles start at 1.
     BufferId(u32);
+    /// A synchronisation object. Valid handles start at 1.
+    SyncobjId(u32);
 }
 
 impl ContextId {

@@ -20,9 +20,11 @@ pub mod header;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod object;
 pub mod param;
 pub mod refusal;
 pub mod status;
+pub mod syncobj;
 pub mod version;
 pub mod violation;
 

@@ -32,6 +32,20 @@ pub const BUFFER_MEMORY_PER_SESSION_BYTES_MAX: u64 = 1 << 36;
 pub const OBJECTS_PER_EXECBUF_MAX: u32 = 1024;
 /// Requests accepted by EXECBUF and not completed yet, per session.
 pub const SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX: u32 = 4096;
+/// Syncobjs of one session.
+pub const SYNCOBJS_PER_SESSION_MAX: u32 = 16 * 1024;
+/// Syncobjs one request may name.
+pub const SYNCOBJS_PER_REQUEST_MAX: usize = 2048;
+/// Points of one syncobj's timeline that are not signalled yet.
+pub const TIMELINE_POINTS_PENDING_MAX: usize = 4096;
+/// Exported syncobj fds of one session that are still open somewhere.
+pub const SYNCOBJ_EXPORTS_PER_SESSION_MAX: u32 = 256;
+/// Items of one QUERY.
+pub const QUERY_ITEMS_MAX: usize = 64;
+/// Fences of one EXECBUF, array and timelines together.
+pub const FENCES_PER_EXECBUF_MAX: usize = 1024;
+/// Relocations of one EXECBUF.
+pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
 /// Replies a session may be owed later (waits that have not ended).
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
 /// Out-fences of one session that are not signalled yet (each costs the daemon one fd).

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
 use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
+use crate::object::*;
 use crate::status::{StatusPage, StatusQuery};
+use crate::syncobj::*;
 use crate::violation::Epitaph;
 
 /// Stands for an fd in an encoded body. Takes no bytes.
@@ -54,6 +56,54 @@ pub enum Request<Fd> {
     FenceStatus(FenceStatusQuery<Fd>),
     /// [`FenceMerge`]
     FenceMerge(FenceMerge<Fd>),
+    /// [`GetParam`]
+    GetParam(GetParam),
+    /// [`Query`]
+    Query(Query),
+    /// Bytes of the mappable aperture.
+    GetAperture,
+    /// Waits for the session's requests older than 20 ms; the reply comes then.
+    Throttle,
+    /// [`RegRead`]
+    RegRead(RegRead),
+    /// [`BufferSetDomain`]
+    BufferSetDomain(BufferSetDomain),
+    /// [`BufferAccess`]
+    BufferAccess(BufferAccess),
+    /// [`BufferCaching`]
+    BufferSetCaching(BufferCaching),
+    /// The caching mode.
+    BufferGetCaching(BufferOf),
+    /// [`BufferSetTiling`]
+    BufferSetTiling(BufferSetTiling),
+    /// The tiling mode.
+    BufferGetTiling(BufferOf),
+    /// [`BufferMadvise`]
+    BufferMadvise(BufferMadvise),
+    /// [`BufferExport`]
+    BufferExport(BufferExport),
+    /// [`BufferImport`]
+    BufferImport(BufferImport<Fd>),
+    /// [`SyncobjCreate`]
+    SyncobjCreate(SyncobjCreate),
+    /// [`SyncobjDestroy`]
+    SyncobjDestroy(SyncobjDestroy),
+    /// [`SyncobjArray`]: takes the fences out.
+    SyncobjReset(SyncobjArray),
+    /// [`SyncobjArray`]: puts a signalled fence in.
+    SyncobjSignal(SyncobjArray),
+    /// [`SyncobjWait`]
+    SyncobjWait(SyncobjWait),
+    /// [`SyncobjTimelineSignal`]
+    SyncobjTimelineSignal(SyncobjTimelineSignal),
+    /// [`SyncobjQuery`]
+    SyncobjQuery(SyncobjQuery),
+    /// [`SyncobjTransfer`]
+    SyncobjTransfer(SyncobjTransfer),
+    /// [`SyncobjExport`]
+    SyncobjExport(SyncobjExport),
+    /// [`SyncobjImport`]
+    SyncobjImport(SyncobjImport<Fd>),
 }
 
 /// The answer to a request that was not refused.
@@ -97,6 +147,54 @@ pub enum Reply<Fd> {
     FenceStatus(FenceState),
     /// To FENCE_MERGE.
     FenceMerge(Fence<Fd>),
+    /// To GETPARAM.
+    GetParam(ParamAnswer),
+    /// To QUERY.
+    Query(QueryReply),
+    /// To GET_APERTURE.
+    GetAperture(Aperture),
+    /// To THROTTLE.
+    Throttle,
+    /// To REG_READ.
+    RegRead(RegValue),
+    /// To SET_DOMAIN.
+    BufferSetDomain,
+    /// To BUFFER_ACCESS.
+    BufferAccess,
+    /// To SET_CACHING.
+    BufferSetCaching,
+    /// To GET_CACHING.
+    BufferGetCaching(Caching),
+    /// To SET_TILING.
+    BufferSetTiling(Tiling),
+    /// To GET_TILING.
+    BufferGetTiling(Tiling),
+    /// To MADVISE.
+    BufferMadvise(Retained),
+    /// To BUFFER_EXPORT.
+    BufferExport(BufferExported<Fd>),
+    /// To BUFFER_IMPORT.
+    BufferImport(BufferCreated),
+    /// To SYNCOBJ_CREATE.
+    SyncobjCreate(SyncobjOf),
+    /// To SYNCOBJ_DESTROY.
+    SyncobjDestroy,
+    /// To SYNCOBJ_RESET.
+    SyncobjReset,
+    /// To SYNCOBJ_SIGNAL.
+    SyncobjSignal,
+    /// To SYNCOBJ_WAIT.
+    SyncobjWait(SyncobjWaited),
+    /// To SYNCOBJ_TIMELINE_SIGNAL.
+    SyncobjTimelineSignal,
+    /// To SYNCOBJ_QUERY.
+    SyncobjQuery(SyncobjPoints),
+    /// To SYNCOBJ_TRANSFER.
+    SyncobjTransfer,
+    /// To SYNCOBJ_EXPORT.
+    SyncobjExport(SyncobjExported<Fd>),
+    /// To SYNCOBJ_IMPORT.
+    SyncobjImport(SyncobjOf),
 }
 
 /// What the daemon says unasked.
@@ -309,6 +407,9 @@ pub struct BufferCreate {
     pub size: u64,
     /// Must be 0.
     pub flags: u32,
+    /// GEM_CREATE_EXT's placement list; `None` is plain GEM_CREATE. The one region is system
+    /// memory, class 0 instance 0; anything else, or an empty list, is EINVAL.
+    pub regions: Option<Vec<EngineId>>,
 }
 
 /// The new buffer.
