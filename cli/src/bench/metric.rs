@@ -101,7 +101,7 @@ impl Metric {
             Self::Execbuf => "EXECBUF, empty batch, 1 buffer",
             Self::Execbuf16 => "EXECBUF, empty batch, 16 buffers",
             Self::ExecbufFenced => "EXECBUF with FENCE_OUT, fence fd closed after",
-            Self::FdCall => "PING with one fd each way, closed after",
+            Self::FdCall => "PING with one fd (a memfd) each way, closed after",
             Self::ExecbufRate1 => "EXECBUF, 1 client",
             Self::ExecbufRate16 => "EXECBUF, 16 clients",
             Self::ExecbufRate128 => "EXECBUF, 128 clients",

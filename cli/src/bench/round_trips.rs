@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use gpu_broker_client::{Connection, Context};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::echo::Echo;
 use super::failure::Failure;
@@ -105,7 +106,8 @@ impl RoundTrips<'_> {
     /// PING with an fd each way.
     pub(super) fn fd_call(self) -> Result<Figure, Failure> {
         let connection = self.rig.connect()?;
-        let file = std::fs::File::open("/dev/null").map_err(Failure::io("opening /dev/null"))?;
+        let file = memfd_create(c"gpu-broker bench", MemfdFlags::CLOEXEC)
+            .map_err(Failure::io("making a memfd"))?;
         self.repeat(|| {
             connection
                 .ping_fd(1, file.as_fd())
