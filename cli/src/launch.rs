@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 /// The daemon's own options.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// As in `gpu-brokerd`.
     #[command(flatten)]

@@ -205,15 +205,16 @@ impl Studio {
         &mut self,
         slot: u32,
         what: &str,
-        batch: Batch,
+        mut batch: Batch,
         uses: &[(&Placed, bool)],
         after: Option<&Fence>,
     ) -> Result<Fence, String> {
-        let (commands, dwords) = batch.finish();
+        let commands = batch.commands();
+        let dwords = batch.finish();
         let bytes = dwords.len() * 4;
         let holder = self.place(bytes as u64)?;
         let mapping = holder.buffer.map().map_err(|e| e.to_string())?;
-        mapping.write_dwords(0, &dwords).map_err(|e| e.to_string())?;
+        mapping.write_dwords(0, dwords).map_err(|e| e.to_string())?;
         let kind = if self.executed { StepKind::Execbuf } else { StepKind::FirstExecbuf };
         self.executed = true;
         let what = format!("EXECBUF on {what}: {commands} commands, {} KiB", bytes / 1024);

@@ -1,9 +1,9 @@
 //! The lower sky with the sun, the ridges before it and the trees on the nearest one, by colour
 //! fills only. The context is configured by SETPARAMs after its creation.
 
-use super::super::batch::Batch;
+use super::super::batch::{Batch, Surface};
 use super::super::scene::{self, Colour, HORIZON, RIDGES, Span, WIDTH};
-use super::super::studio::{Expected, Placed, Studio};
+use super::super::studio::{Expected, Studio};
 use super::{Role, fill_spans, strip_bytes};
 
 const FIRST: u32 = Role::Hills.rows().0;
@@ -23,7 +23,8 @@ pub(super) fn configure(studio: &mut Studio) -> Result<(), String> {
 
 pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
     let [strip] = studio.pixels([strip_bytes(ROWS)])?;
-    let done = studio.submit(BLIT_RING, "bcs0", scenery(&strip), &[(&strip, true)], None)?;
+    let done =
+        studio.submit(BLIT_RING, "bcs0", scenery(&strip.surface()), &[(&strip, true)], None)?;
     studio.wait(&done)?;
     let sky = Expected { x: 0, y: 0, colour: scene::sky(FIRST), part: "seam with the sky" };
     let bottom = scene::ridge_colour(RIDGES - 1, HORIZON - 1);
@@ -31,18 +32,17 @@ pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
     studio.read_back(&strip, ROWS, &[sky, ridge(0), ridge(777)])
 }
 
-fn scenery(strip: &Placed) -> Batch {
+fn scenery(surface: &Surface) -> Batch {
     let mut batch = Batch::new();
-    let surface = strip.surface();
     for y in FIRST..FIRST + ROWS {
-        batch.fill(&surface, [0, y - FIRST, WIDTH, y - FIRST + 1], scene::sky(y));
-        fill_spans(&mut batch, &surface, FIRST, &scene::sun_spans(y));
+        batch.fill(surface, [0, y - FIRST, WIDTH, y - FIRST + 1], scene::sky(y));
+        fill_spans(&mut batch, surface, FIRST, &scene::sun_spans(y));
         for ridge in 0..RIDGES {
-            fill_spans(&mut batch, &surface, FIRST, &scene::ridge_spans(ridge, y));
+            fill_spans(&mut batch, surface, FIRST, &scene::ridge_spans(ridge, y));
         }
     }
     for tree in 0..TREES {
-        fill_spans(&mut batch, &surface, FIRST, &tree_spans(tree));
+        fill_spans(&mut batch, surface, FIRST, &tree_spans(tree));
     }
     batch
 }

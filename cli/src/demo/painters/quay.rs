@@ -4,9 +4,9 @@
 //!
 //! The context exists on the device since a GET_RESET_STATS.
 
-use super::super::batch::{Batch, Rop, Surface};
+use super::super::batch::{Batch, Rop, Surface, x_tiled, y_tiled};
 use super::super::scene::{Colour, Span, WIDTH, half_chord, runs};
-use super::super::studio::{Expected, Placed, Studio};
+use super::super::studio::{Expected, Studio};
 use super::{Role, strip_bytes};
 
 const ROWS: u32 = Role::Quay.rows().1;
@@ -43,15 +43,10 @@ pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
         [strip_bytes(ROWS), TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, strip_bytes(2 * TILE)];
     let placed = studio.pixels(sizes)?;
     let [strip, motif, inverse, y_motif, y_inverse, layout] = &placed;
-    let mut batch = Batch::new();
     let linear = [motif, inverse].map(|tile| Surface::linear(tile.address(), TILE_PITCH));
-    let tiled = [y_motif, y_inverse].map(|tile| Surface::y_tiled(tile.address(), TILE_PITCH));
-    draw_tiles(&mut batch, &linear);
-    for (from, to) in linear.iter().zip(&tiled) {
-        batch.fast_copy(to, [0, 0], from, [0, 0, TILE, TILE]);
-    }
-    lay_out(&mut batch, &Surface::x_tiled(layout.address(), WIDTH * 4), &tiled);
-    finish(&mut batch, strip, layout);
+    let tiled = [y_motif, y_inverse].map(|tile| y_tiled(tile.address(), TILE_PITCH));
+    let layout = x_tiled(layout.address(), WIDTH * 4);
+    let batch = quay(&strip.surface(), &linear, &tiled, &layout);
     let uses = placed.each_ref().map(|buffer| (buffer, true));
     let done = studio.submit(BLIT_RING, "bcs0", batch, &uses, None)?;
     studio.wait(&done)?;
@@ -88,6 +83,17 @@ fn exchanged(colour: Colour) -> Colour {
     Colour(colour.0 ^ WHITE.0 ^ BLUE.0)
 }
 
+fn quay(surface: &Surface, linear: &[Surface; 2], tiled: &[Surface; 2], layout: &Surface) -> Batch {
+    let mut batch = Batch::new();
+    draw_tiles(&mut batch, linear);
+    for (from, to) in linear.iter().zip(tiled) {
+        batch.fast_copy(to, [0, 0], from, [0, 0, TILE, TILE]);
+    }
+    lay_out(&mut batch, layout, tiled);
+    finish(&mut batch, surface, layout);
+    batch
+}
+
 fn draw_tiles(batch: &mut Batch, [motif, inverse]: &[Surface; 2]) {
     for y in 0..TILE {
         let inside = |x: i32| (x.unsigned_abs() < TILE).then(|| motif_at(x.unsigned_abs(), y));
@@ -96,7 +102,7 @@ fn draw_tiles(batch: &mut Batch, [motif, inverse]: &[Surface; 2]) {
         }
     }
     batch.copy(inverse, [0, 0], motif, [0, 0, TILE, TILE]);
-    batch.fill_rop(inverse, [0, 0, TILE, TILE], exchanged(Colour(0)), Rop::PatternXor);
+    batch.fill_rop(inverse, [0, 0, TILE, TILE], exchanged(Colour(0)), Rop::FillXor);
     for tile in [motif, inverse] {
         for dy in -5..5_i32 {
             let half = half_chord(11, 2 * dy + 1).unwrap_or(0).unsigned_abs().div_ceil(2);
@@ -118,23 +124,21 @@ fn lay_out(batch: &mut Batch, layout: &Surface, tiles: &[Surface; 2]) {
 }
 
 /// The tiles in their place, with joints, and the stone edge above them.
-fn finish(batch: &mut Batch, strip: &Placed, layout: &Placed) {
-    let surface = strip.surface();
-    let tiled = Surface::x_tiled(layout.address(), WIDTH * 4);
-    batch.copy(&surface, [0, STONE], &tiled, [0, 0, WIDTH, 2 * TILE]);
+fn finish(batch: &mut Batch, surface: &Surface, layout: &Surface) {
+    batch.copy(surface, [0, STONE], layout, [0, 0, WIDTH, 2 * TILE]);
     for x in (0..WIDTH).step_by(TILE as usize) {
-        batch.fill(&surface, [x, STONE, x + 1, ROWS], JOINT);
+        batch.fill(surface, [x, STONE, x + 1, ROWS], JOINT);
     }
-    batch.fill(&surface, [0, STONE + TILE, WIDTH, STONE + TILE + 1], JOINT);
+    batch.fill(surface, [0, STONE + TILE, WIDTH, STONE + TILE + 1], JOINT);
     for y in 0..STONE {
         let colour = match y {
             0..2 => Colour(0xff_e2b4),
             2..24 => Colour(0xc9_a183).mix(Colour(0x7a_5a60), (y - 2) * 11),
             _ => Colour(0x2e_1e38).mix(Colour(0x6a_5a70), (y - 24) * 24),
         };
-        batch.fill(&surface, [0, y, WIDTH, y + 1], colour);
+        batch.fill(surface, [0, y, WIDTH, y + 1], colour);
     }
     for x in (40..WIDTH).step_by(128) {
-        batch.fill(&surface, [x, 2, x + 2, 24], Colour(0x6b_4c56));
+        batch.fill(surface, [x, 2, x + 2, 24], Colour(0x6b_4c56));
     }
 }

@@ -5,9 +5,9 @@
 
 use gpu_broker_client::protocol::param::{EngineId, EngineMap, class};
 
-use super::super::batch::{Batch, Rop, Surface};
+use super::super::batch::{Batch, Rop, Surface, x_tiled};
 use super::super::scene::{self, Colour, HORIZON, RIDGES, SUN, Span, WIDTH};
-use super::super::studio::{Expected, Placed, Studio};
+use super::super::studio::{Expected, Studio};
 use super::{Role, fill_spans, strip_bytes};
 
 const ROWS: u32 = Role::Sea.rows().1;
@@ -51,7 +51,9 @@ pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
     let [strip, scratch] = studio.pixels([strip_bytes(ROWS); 2])?;
     studio.submit_to_gap(GAP_SLOT)?;
     let uses = [(&strip, true), (&scratch, true)];
-    let done = studio.submit(BLIT_SLOT, "bcs0", water(&strip, &scratch), &uses, None)?;
+    let tiled = x_tiled(scratch.address(), WIDTH * 4);
+    let blits = water(&strip.surface(), &tiled);
+    let done = studio.submit(BLIT_SLOT, "bcs0", blits, &uses, None)?;
     studio.wait(&done)?;
     let colour = below(HORIZON - 1, scene::ridge_colour(RIDGES - 1, HORIZON - 1));
     let shore = |x| Expected { x, y: 0, colour, part: "mirrored shore" };
@@ -63,25 +65,24 @@ fn below(row: u32, colour: Colour) -> Colour {
     colour.mix(WATER, 60 + (HORIZON - row) * 110 / ROWS)
 }
 
-fn water(strip: &Placed, scratch: &Placed) -> Batch {
+fn water(surface: &Surface, tiled: &Surface) -> Batch {
     let mut batch = Batch::new();
-    let (surface, tiled) = (strip.surface(), Surface::x_tiled(scratch.address(), WIDTH * 4));
     for y in MIRRORED..HORIZON {
         let ground = Span { y, x0: 0, x1: WIDTH.cast_signed(), colour: scene::sky(y) };
         let mut spans = vec![ground];
         spans.extend(scene::sun_spans(y));
         spans.extend((0..RIDGES).flat_map(|ridge| scene::ridge_spans(ridge, y)));
         spans.iter_mut().for_each(|span| span.colour = below(y, span.colour));
-        fill_spans(&mut batch, &tiled, MIRRORED, &spans);
+        fill_spans(&mut batch, tiled, MIRRORED, &spans);
     }
     for row in 0..ROWS {
-        mirror_row(&mut batch, &surface, &tiled, row);
+        mirror_row(&mut batch, surface, tiled, row);
     }
-    waves(&mut batch, &surface);
+    waves(&mut batch, surface);
     for row in 2..ROWS {
-        fill_spans(&mut batch, &surface, 0, &glitter(row));
+        fill_spans(&mut batch, surface, 0, &glitter(row));
     }
-    fill_spans(&mut batch, &surface, 0, &boat());
+    fill_spans(&mut batch, surface, 0, &boat());
     batch
 }
 
@@ -108,7 +109,7 @@ fn waves(batch: &mut Batch, surface: &Surface) {
             let length = 20 + seed % (24 + row);
             let x = scene::scatter(seed, 5) % WIDTH;
             let end = (x + length).min(WIDTH);
-            batch.fill_rop(surface, [x, row, end, row + 1], Colour(0x18_1420), Rop::PatternOr);
+            batch.fill_rop(surface, [x, row, end, row + 1], Colour(0x18_1420), Rop::FillOr);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The upper sky. The render engine computes the colour of every row with MI_MATH, the blitter
 //! spreads the column over the strip, and both are ordered by a fence.
 
-use super::super::batch::{Alu, Batch, Gpr};
+use gpu_broker_client::gen9::alu;
+
+use super::super::batch::{Batch, Gpr, Surface, calculate};
 use super::super::scene::{self, Colour, SUN, Span, WIDTH};
-use super::super::studio::{Expected, Placed, Studio};
+use super::super::studio::{Expected, Studio};
 use super::{Role, fill_spans, strip_bytes};
 
 const ROWS: u32 = Role::Sky.rows().1;
@@ -40,8 +42,9 @@ pub(super) fn configure(studio: &mut Studio) -> Result<(), String> {
 pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
     let [strip] = studio.pixels([strip_bytes(ROWS)])?;
     let uses = [(&strip, true)];
-    let computed = studio.submit(RENDER_RING, "rcs0", gradient_column(&strip), &uses, None)?;
-    let blits = spread_and_decorate(&strip);
+    let computed =
+        studio.submit(RENDER_RING, "rcs0", gradient_column(&strip.surface()), &uses, None)?;
+    let blits = spread_and_decorate(&strip.surface());
     let done = studio.submit(BLIT_RING, "bcs0 after that fence", blits, &uses, Some(&computed))?;
     studio.wait(&done)?;
     let row = |x: u32, y: u32| Expected { x, y, colour: scene::sky(y), part: "gradient" };
@@ -51,7 +54,7 @@ pub(super) fn paint(studio: &mut Studio) -> Result<Vec<u8>, String> {
 }
 
 /// Leftmost pixel of each row: three fixed-point accumulators, masked and joined.
-fn gradient_column(strip: &Placed) -> Batch {
+fn gradient_column(surface: &Surface) -> Batch {
     let mut batch = Batch::new();
     // The pixel is read from the upper half of a register, so that blue has its fraction below it.
     let shift = [48, 40, 32].map(|at| at - scene::FRACTION_BITS);
@@ -66,28 +69,28 @@ fn gradient_column(strip: &Placed) -> Batch {
             batch.load_gpr(steps[channel], segment.step[channel] << shift[channel]);
         }
         for row in segment.first..(segment.first + segment.rows).min(ROWS) {
-            let mut program = Vec::new();
-            Alu::And.append(&mut program, sums[0], masks[0], pixel);
-            for channel in [1, 2] {
-                Alu::And.append(&mut program, sums[channel], masks[channel], part);
-                Alu::Or.append(&mut program, pixel, part, pixel);
-            }
-            for channel in 0..3 {
-                Alu::Add.append(&mut program, sums[channel], steps[channel], sums[channel]);
-            }
-            batch.math(&program);
-            batch.store_gpr_high(pixel, strip.address() + u64::from(row) * u64::from(WIDTH) * 4);
+            let program = [
+                calculate(alu::AND, sums[0], masks[0], pixel),
+                calculate(alu::AND, sums[1], masks[1], part),
+                calculate(alu::OR, pixel, part, pixel),
+                calculate(alu::AND, sums[2], masks[2], part),
+                calculate(alu::OR, pixel, part, pixel),
+                calculate(alu::ADD, sums[0], steps[0], sums[0]),
+                calculate(alu::ADD, sums[1], steps[1], sums[1]),
+                calculate(alu::ADD, sums[2], steps[2], sums[2]),
+            ];
+            batch.math(program.as_flattened());
+            batch.store_gpr_high(pixel, surface.address + u64::from(row * WIDTH) * 4);
         }
     }
     batch
 }
 
-fn spread_and_decorate(strip: &Placed) -> Batch {
+fn spread_and_decorate(surface: &Surface) -> Batch {
     let mut batch = Batch::new();
-    let surface = strip.surface();
     let mut width = 1;
     while width < WIDTH {
-        batch.copy(&surface, [width, 0], &surface, [0, 0, width, ROWS]);
+        batch.copy(surface, [width, 0], surface, [0, 0, width, ROWS]);
         width *= 2;
     }
     for star in 0..STARS {
@@ -97,12 +100,12 @@ fn spread_and_decorate(strip: &Placed) -> Batch {
         let size = 1 + u32::from(star % 9 == 0 && y < 120);
         for (dx, dy) in (0..size).flat_map(|dx| (0..size).map(move |dy| (dx, dy))) {
             let pixel = u64::from((y + dy) * WIDTH + x + dx) * 4;
-            batch.store_dword(strip.address() + pixel, colour.0);
+            batch.store_dword(surface.address + pixel, colour.0);
         }
     }
     for y in 0..ROWS {
-        fill_spans(&mut batch, &surface, 0, &scene::sun_spans(y));
-        fill_spans(&mut batch, &surface, 0, &cloud_spans(y));
+        fill_spans(&mut batch, surface, 0, &scene::sun_spans(y));
+        fill_spans(&mut batch, surface, 0, &cloud_spans(y));
     }
     batch
 }
