@@ -1,1 +1,41 @@
-fn main() {}
+//! `gpu-broker`: the operator's tool. It starts the daemon, shows what it does, demonstrates it
+//! and measures it.
+//!
+//! It speaks the protocol like any other client, through `gpu-broker-client`; the daemon is linked
+//! in only so that `gpu-broker demo` and `gpu-broker bench` need nothing installed. It has no
+//! command that acts on other people's sessions.
+//!
+//! Start reading at [`args`], then the module of the command.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod connect;
+mod demo;
+mod generate;
+mod launch;
+mod output;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let Cli { socket, command } = Cli::parse();
+    let result = match command {
+        Command::Daemon(args) => return launch::run(args, socket),
+        Command::Bench(args) => return bench::run(args, socket),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoClient(args) => return demo::client::run(&args, socket),
+        Command::Status(args) => status::run(&args, socket),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man_pages(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -106,13 +106,19 @@ impl<'a> Execbuf<'a> {
     /// The buffer that holds the commands, in `length` bytes from `offset` on; both multiples of
     /// 8, and a length of 0 means up to the buffer's end.
     pub fn batch_range(mut self, buffer: &Buffer, offset: u32, length: u32) -> Self {
-        self.head.batch_start_offset = offset;
-        self.head.batch_len = length;
+        self = self.batch_bytes(offset, length);
         self.batch = Some(ExecObject {
             handle: buffer.handle().0,
             flags: object_flag::SUPPORTS_48B,
             ..ExecObject::default()
         });
+        self
+    }
+
+    /// Where in its buffer the batch is, for batches listed with [`Self::object_raw`].
+    pub fn batch_bytes(mut self, offset: u32, length: u32) -> Self {
+        self.head.batch_start_offset = offset;
+        self.head.batch_len = length;
         self
     }
 

@@ -44,6 +44,7 @@ mod context;
 mod error;
 mod execbuf;
 mod fence;
+pub mod gen9;
 mod map;
 mod proto;
 mod socket;

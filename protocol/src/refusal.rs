@@ -196,6 +196,9 @@ reasons! {
         "the device cannot run with these slices, subslices and execution units";
     /// §5
     SseuFlags = 125, EINVAL, "sseu-flags", "only ENGINE_INDEX is a flag of SSEU";
+    /// §2.1
+    ContextsUnsupported = 126, ENODEV, "contexts-unsupported",
+        "the device has no logical contexts beside the default one";
 
     // 140..: engine maps (§6)
     /// §6

@@ -1,3 +1,6 @@
 //! Cross-crate tests: whole processes, hostile clients, and the tidiness of the tree.
 
+mod corpus;
+mod daemon;
+mod hostile;
 mod tidy;

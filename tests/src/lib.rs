@@ -18,7 +18,9 @@ pub mod binaries;
 pub mod daemon;
 pub mod footprint;
 pub mod fuzzing;
+pub mod picture;
 pub mod raw;
+pub mod samples;
 pub mod witness;
 
 pub use batch::Batch;

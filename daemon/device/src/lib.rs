@@ -68,10 +68,8 @@ pub trait DeviceFile: Send + Sync + 'static {
     ///
     /// # Errors
     /// Out of memory, or the device cannot run with these parameters.
-    fn create_context(
-        &self,
-        spec: ContextSpec<'_, Self::Vm>,
-    ) -> Result<Self::Context, DeviceError>;
+    fn create_context(&self, spec: ContextSpec<'_, Self::Vm>)
+    -> Result<Self::Context, DeviceError>;
 
     /// Changes a parameter of a context that exists. Takes effect for work that has not started.
     ///

@@ -1,0 +1,67 @@
+//! On what and how it was measured, in words.
+
+use super::cores::Cores;
+
+/// The lines above the table.
+pub(super) fn notes(cores: &Cores) -> String {
+    let Cores { server, clients } = cores;
+    let machine = machine();
+    format!(
+        "{machine}
+Round trips: daemon, client and reference pinned to processor {server}; blocking client library.
+Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each client under way.
+Neighbours: daemon on processor {server}, clients on processor {clients}.
+Values are medians over short slices (\"worst\": the maximum); a ratio is a slice against the reference slices around it.
+"
+    )
+}
+
+/// `tests/BENCHMARKS.md`.
+pub(super) fn page(cores: &Cores, seconds: u32, table: &str) -> String {
+    let Cores { server, clients } = cores;
+    let machine = machine();
+    format!(
+        "# Benchmarks
+
+Written by the program, never by hand:
+
+    cargo run --release -- bench --seconds {seconds} --markdown > tests/BENCHMARKS.md
+
+`cargo run --release -- bench --only NAME` measures one row alone; its name is in the last column.
+
+Machine: {machine}.
+
+- The daemon is a process of its own with the software device, and a new one for every row.
+- Round trips: daemon, client and reference are pinned to processor {server}. The client is the blocking
+  client library, its encoding and decoding included.
+- Rates: the daemon is on processor {server}; on processor {clients} one thread keeps one EXECBUF of each client
+  under way, except where the row says a thread for each.
+- Neighbours: the daemon is on processor {server}, the clients are on processor {clients}. The flooding client sends
+  EXECBUFs as fast as the socket takes them and reads replies only to make room.
+- Values are medians over short slices, and a ratio is a slice divided by the reference slices measured
+  before and after it, so it holds on a busy or slower machine, where the absolute values do not.
+  \"Worst\" is the maximum and says how the machine behaved as well: compare the two rows.
+
+{table}"
+    )
+}
+
+/// Processor, number of processors and kernel.
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = first_value("/proc/cpuinfo", "model name");
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let profile = if cfg!(debug_assertions) { "an unoptimised build" } else { "release build" };
+    format!(
+        "{}, {processors} processors, Linux {}, {profile}",
+        model.as_deref().unwrap_or("unknown processor"),
+        kernel.trim(),
+    )
+}
+
+/// The value of the first `key : value` line with this key.
+fn first_value(path: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_once(':').map(|(_, value)| value.trim().to_owned())
+}

@@ -1,0 +1,207 @@
+//! The status as text.
+
+use super::view::{Context, Daemon, Engine, Session, State, Status};
+use crate::output::{BAD, HEADING, Table, bytes, duration, per_cent, styled};
+
+/// The whole status, without a final newline.
+pub(crate) fn render(status: &Status) -> String {
+    let mut parts = vec![daemon_line(&status.daemon), engine_table(status)];
+    parts.extend(status.sessions.iter().map(session_block));
+    let shown = status.sessions.len();
+    let hidden = (status.daemon.sessions as usize).saturating_sub(shown);
+    if hidden > 0 {
+        let noun = if hidden == 1 { "session belongs" } else { "sessions belong" };
+        parts.push(format!("{hidden} more {noun} to other users."));
+    }
+    parts.join("\n\n")
+}
+
+fn daemon_line(daemon: &Daemon) -> String {
+    format!(
+        "{} {} on the {} device, pid {}, up {}\n\
+         {} of at most {} sessions ({} so far), {} refusals, {} violations",
+        styled(HEADING, "gpu-brokerd"),
+        daemon.version,
+        daemon.driver,
+        daemon.pid,
+        duration(daemon.uptime_ns),
+        daemon.sessions,
+        daemon.sessions_max,
+        daemon.sessions_total,
+        daemon.refusals,
+        daemon.violations,
+    )
+}
+
+fn engine_table(status: &Status) -> String {
+    let over = match status.busy_over.since_start {
+        true => "busy since start".to_owned(),
+        false => format!("busy in {}", duration(status.busy_over.ns)),
+    };
+    let mut table = Table::new(&[
+        "engine",
+        &format!(">{over}"),
+        ">busy in all",
+        ">queued",
+        ">completed",
+        ">faults",
+    ]);
+    let cells = |engine: &Engine| {
+        [
+            engine.name.clone(),
+            per_cent(engine.busy_in_time_ns, status.busy_over.ns),
+            duration(engine.busy_ns),
+            engine.queued.to_string(),
+            engine.completed.to_string(),
+            engine.faults.to_string(),
+        ]
+    };
+    status.engines.iter().for_each(|engine| table.row(cells(engine)));
+    table.render(0)
+}
+
+fn session_block(session: &Session) -> String {
+    let head = format!(
+        "{} \"{}\", pid {}, uid {}, age {}: {} buffers ({}), {} VMs, {} in flight, {} submissions",
+        styled(HEADING, format!("session {}", session.session)),
+        session.client,
+        session.pid,
+        session.uid,
+        duration(session.age_ns),
+        session.buffers,
+        bytes(session.buffer_bytes),
+        session.vms,
+        session.in_flight,
+        session.submissions,
+    );
+    let mut table =
+        Table::new(&[">context", "state", "materialised by", ">priority", "engines", ""]);
+    session.contexts.iter().for_each(|context| table.row(context_cells(context)));
+    let mut lines = vec![head, table.render(2)];
+    let hidden = (session.contexts_total as usize).saturating_sub(session.contexts.len());
+    if hidden > 0 {
+        lines.push(format!("  and {hidden} more"));
+    }
+    lines.join("\n")
+}
+
+fn context_cells(context: &Context) -> [String; 6] {
+    let state = match context.state {
+        State::Proto => "proto",
+        State::Live => "live",
+    };
+    [
+        context.context.to_string(),
+        state.to_owned(),
+        context.materialised_by.map_or("-", super::MaterialisedBy::name).to_owned(),
+        context.priority.to_string(),
+        if context.user_engines { "own map" } else { "legacy" }.to_owned(),
+        if context.banned { styled(BAD, "banned") } else { String::new() },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use gpu_broker_client::protocol::ids::{ContextId, SessionId};
+    use gpu_broker_client::protocol::param::EngineId;
+    use gpu_broker_client::protocol::status as wire;
+
+    use super::*;
+
+    fn engine(name: &str, class: u16, busy_ns: u64) -> wire::EngineStatus {
+        wire::EngineStatus {
+            engine: EngineId { class, instance: 0 },
+            name: name.to_owned(),
+            busy_ns,
+            queued: 1,
+            completed: 42,
+            faults: 0,
+        }
+    }
+
+    fn context(id: u32, state: wire::ContextState, priority: i32) -> wire::ContextStatus {
+        let context = ContextId(id);
+        wire::ContextStatus { context, state, priority, user_engines: id == 1, banned: id == 2 }
+    }
+
+    fn page(uptime_ns: u64, busy_ns: u64) -> wire::StatusPage {
+        use wire::{ContextState, MaterialisedBy};
+        wire::StatusPage {
+            daemon: wire::DaemonStatus {
+                version: "0.1.0".to_owned(),
+                driver: "soft".to_owned(),
+                pid: 77,
+                uptime_ns,
+                sessions: 3,
+                sessions_total: 9,
+                sessions_max: 4096,
+                refusals: 2,
+                violations: 1,
+            },
+            engines: vec![engine("rcs0", 0, busy_ns), engine("bcs0", 1, 0)],
+            sessions: vec![wire::SessionStatus {
+                session: SessionId(5),
+                client_name: "evil\x1b[2J".to_owned(),
+                pid: 100,
+                uid: 1000,
+                gid: 1000,
+                age_ns: 3_000_000_000,
+                vms: 1,
+                buffers: 2,
+                buffer_bytes: 12 << 10,
+                in_flight: 1,
+                submissions: 6,
+                contexts: vec![
+                    context(0, ContextState::Live { by: MaterialisedBy::Open }, 0),
+                    context(1, ContextState::Proto, -250),
+                    context(2, ContextState::Live { by: MaterialisedBy::Execbuf }, 0),
+                ],
+                contexts_total: 5,
+            }],
+            more: false,
+        }
+    }
+
+    #[test]
+    fn the_text_is_as_agreed() {
+        let status = Status::between(&page(1_000_000_000, 0), &page(1_200_000_000, 50_000_000));
+        let text = anstream::adapter::strip_str(&render(&status)).to_string();
+        let expected = "\
+gpu-brokerd 0.1.0 on the soft device, pid 77, up 1.2 s
+3 of at most 4096 sessions (9 so far), 2 refusals, 1 violations
+
+engine  busy in 200.0 ms  busy in all  queued  completed  faults
+rcs0              25.0 %      50.0 ms       1         42       0
+bcs0               0.0 %         0 ns       1         42       0
+
+session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB), 1 VMs, 1 in flight, 6 submissions
+  context  state  materialised by  priority  engines
+        0  live   HELLO                   0  legacy
+        1  proto  -                    -250  own map
+        2  live   EXECBUF                 0  legacy   banned
+  and 2 more
+
+2 more sessions belong to other users.";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn since_start_says_so() {
+        let status = Status::since_start(&page(2_000_000_000, 500_000_000));
+        let text = anstream::adapter::strip_str(&render(&status)).to_string();
+        assert!(text.contains("busy since start"), "{text}");
+        assert!(text.contains("25.0 %"), "{text}");
+    }
+
+    #[test]
+    fn the_json_is_as_agreed() {
+        let status = Status::between(&page(1_000_000_000, 0), &page(1_200_000_000, 50_000_000));
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["engines"][0]["busy_percent"], 25.0);
+        assert_eq!(json["busy_over"]["since_start"], false);
+        assert_eq!(json["sessions"][0]["contexts"][1]["state"], "proto");
+        assert_eq!(json["sessions"][0]["contexts"][1]["materialised_by"], serde_json::Value::Null);
+        assert_eq!(json["sessions"][0]["contexts"][2]["materialised_by"], "EXECBUF");
+        assert_eq!(json["sessions"][0]["contexts"][2]["banned"], true);
+    }
+}

@@ -1,0 +1,229 @@
+//! The status as it is shown: the shape of `--json`, which scripts may rely on.
+
+use gpu_broker_client::protocol::status as wire;
+use serde::Serialize;
+
+use crate::output::harmless;
+
+/// Everything `gpu-broker status` knows.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Status {
+    /// The daemon.
+    pub(crate) daemon: Daemon,
+    /// What `busy_percent` of the engines is measured over.
+    pub(crate) busy_over: BusyOver,
+    /// The engines, by class then instance.
+    pub(crate) engines: Vec<Engine>,
+    /// The sessions we may see, by number.
+    pub(crate) sessions: Vec<Session>,
+}
+
+/// The time over which engines were watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct BusyOver {
+    /// Whether that is since the daemon started.
+    pub(crate) since_start: bool,
+    /// Nanoseconds.
+    pub(crate) ns: u64,
+}
+
+/// The daemon.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Daemon {
+    pub(crate) version: String,
+    pub(crate) driver: String,
+    pub(crate) pid: u32,
+    pub(crate) uptime_ns: u64,
+    pub(crate) sessions: u32,
+    pub(crate) sessions_total: u64,
+    pub(crate) sessions_max: u32,
+    pub(crate) refusals: u64,
+    pub(crate) violations: u64,
+}
+
+/// One engine.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Engine {
+    pub(crate) name: String,
+    pub(crate) class: u16,
+    pub(crate) instance: u16,
+    /// Since the daemon started.
+    pub(crate) busy_ns: u64,
+    /// Within `busy_over`, nanoseconds.
+    pub(crate) busy_in_time_ns: u64,
+    /// 0 to 100.
+    pub(crate) busy_percent: f64,
+    pub(crate) queued: u32,
+    pub(crate) completed: u64,
+    pub(crate) faults: u64,
+}
+
+/// One session.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Session {
+    pub(crate) session: u64,
+    pub(crate) client: String,
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) age_ns: u64,
+    pub(crate) vms: u32,
+    pub(crate) buffers: u32,
+    pub(crate) buffer_bytes: u64,
+    pub(crate) in_flight: u32,
+    pub(crate) submissions: u64,
+    /// How many there are; the daemon cuts long lists.
+    pub(crate) contexts_total: u32,
+    pub(crate) contexts: Vec<Context>,
+}
+
+/// One context.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Context {
+    pub(crate) context: u32,
+    pub(crate) state: State,
+    /// The request that materialised it; `null` for a proto-context.
+    pub(crate) materialised_by: Option<MaterialisedBy>,
+    pub(crate) priority: i32,
+    pub(crate) user_engines: bool,
+    pub(crate) banned: bool,
+}
+
+/// Where a context is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// A record in the daemon.
+    Proto,
+    /// On the device.
+    Live,
+}
+
+/// A request that materialises contexts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum MaterialisedBy {
+    Hello,
+    Execbuf,
+    ContextGetparam,
+    GetResetStats,
+    ContextCreate,
+}
+
+impl MaterialisedBy {
+    /// As the request is called.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "HELLO",
+            Self::Execbuf => "EXECBUF",
+            Self::ContextGetparam => "CONTEXT_GETPARAM",
+            Self::GetResetStats => "GET_RESET_STATS",
+            Self::ContextCreate => "CONTEXT_CREATE",
+        }
+    }
+}
+
+impl Status {
+    /// Engines' business since the daemon started.
+    pub(crate) fn since_start(page: &wire::StatusPage) -> Self {
+        Self::new(page, BusyOver { since_start: true, ns: page.daemon.uptime_ns }, &[])
+    }
+
+    /// Engines' business between two samples; the rest is of the second.
+    pub(crate) fn between(before: &wire::StatusPage, after: &wire::StatusPage) -> Self {
+        // Both times are the daemon's, so what lies between is what the engines had.
+        let ns = after.daemon.uptime_ns.saturating_sub(before.daemon.uptime_ns);
+        Self::new(after, BusyOver { since_start: false, ns }, &before.engines)
+    }
+
+    fn new(page: &wire::StatusPage, busy_over: BusyOver, before: &[wire::EngineStatus]) -> Self {
+        let engine = |engine: &wire::EngineStatus| {
+            let earlier = before.iter().find(|b| b.engine == engine.engine);
+            Engine::new(engine, earlier.map_or(0, |e| e.busy_ns), busy_over.ns)
+        };
+        Self {
+            daemon: Daemon::new(&page.daemon),
+            busy_over,
+            engines: page.engines.iter().map(engine).collect(),
+            sessions: page.sessions.iter().map(Session::new).collect(),
+        }
+    }
+}
+
+impl Daemon {
+    fn new(daemon: &wire::DaemonStatus) -> Self {
+        Self {
+            version: harmless(&daemon.version),
+            driver: harmless(&daemon.driver),
+            pid: daemon.pid,
+            uptime_ns: daemon.uptime_ns,
+            sessions: daemon.sessions,
+            sessions_total: daemon.sessions_total,
+            sessions_max: daemon.sessions_max,
+            refusals: daemon.refusals,
+            violations: daemon.violations,
+        }
+    }
+}
+
+impl Engine {
+    fn new(engine: &wire::EngineStatus, busy_before_ns: u64, time_ns: u64) -> Self {
+        let busy = engine.busy_ns.saturating_sub(busy_before_ns);
+        // The engine's time and the daemon's are not read at the same instant.
+        let tenths = u128::from(busy) * 1000 / u128::from(time_ns.max(1));
+        Self {
+            name: harmless(&engine.name),
+            class: engine.engine.class,
+            instance: engine.engine.instance,
+            busy_ns: engine.busy_ns,
+            busy_in_time_ns: busy,
+            busy_percent: f64::from(u16::try_from(tenths.min(1000)).unwrap_or(1000)) / 10.0,
+            queued: engine.queued,
+            completed: engine.completed,
+            faults: engine.faults,
+        }
+    }
+}
+
+impl Session {
+    fn new(session: &wire::SessionStatus) -> Self {
+        Self {
+            session: session.session.0,
+            client: harmless(&session.client_name),
+            pid: session.pid,
+            uid: session.uid,
+            gid: session.gid,
+            age_ns: session.age_ns,
+            vms: session.vms,
+            buffers: session.buffers,
+            buffer_bytes: session.buffer_bytes,
+            in_flight: session.in_flight,
+            submissions: session.submissions,
+            contexts_total: session.contexts_total,
+            contexts: session.contexts.iter().map(Context::new).collect(),
+        }
+    }
+}
+
+impl Context {
+    fn new(context: &wire::ContextStatus) -> Self {
+        let by = match context.state {
+            wire::ContextState::Proto => None,
+            wire::ContextState::Live { by } => Some(match by {
+                wire::MaterialisedBy::Open => MaterialisedBy::Hello,
+                wire::MaterialisedBy::Execbuf => MaterialisedBy::Execbuf,
+                wire::MaterialisedBy::GetParam => MaterialisedBy::ContextGetparam,
+                wire::MaterialisedBy::ResetStats => MaterialisedBy::GetResetStats,
+                wire::MaterialisedBy::Create => MaterialisedBy::ContextCreate,
+            }),
+        };
+        Self {
+            context: context.context.0,
+            state: if by.is_some() { State::Live } else { State::Proto },
+            materialised_by: by,
+            priority: context.priority,
+            user_engines: context.user_engines,
+            banned: context.banned,
+        }
+    }
+}

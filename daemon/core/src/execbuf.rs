@@ -1,0 +1,240 @@
+//! EXECBUF (rule table §13), in the kernel's order of checks.
+//!
+//! What is not offered yet (relocations, FENCE_ARRAY, FENCE_SUBMIT, extensions) is refused with
+//! [`Reason::ExecUnsupported`], which is EINVAL as an unknown flag would be.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gpu_broker_protocol::execbuf::{Execbuf, ExecbufHead, flag};
+use gpu_broker_protocol::refusal::errno::ENODEV;
+use gpu_broker_protocol::status::MaterialisedBy;
+use gpu_broker_protocol::{Reason, Refusal};
+
+use crate::context::Live;
+use crate::hands::{Hands, Outcome, Submission, Submitted};
+use crate::objects::Objects;
+use crate::select::{Selected, select};
+use crate::session::Session;
+use crate::time::Time;
+
+/// What EXECBUF gives back.
+#[derive(Debug)]
+pub struct Executed<Fence> {
+    /// Canonical GPU address of each object, in order; empty if all lie where the client expected.
+    pub offsets: Vec<u64>,
+    /// With FENCE_OUT.
+    pub fence: Option<Fence>,
+    /// The submission made its context live.
+    pub materialised: bool,
+}
+
+/// From this version on the kernel knows no privileged batches at all.
+const NO_SECURE_FROM_VERSION: u16 = 11;
+
+impl<H: Hands> Session<H> {
+    /// i915 EXECBUFFER2. `in_fence` is what FENCE_IN brought; it is not looked at without the flag.
+    ///
+    /// Returns when the work is queued. If it was not done at once the device reports it, and the
+    /// daemon calls [`Session::handle_completion`].
+    ///
+    /// # Errors
+    /// Rule table §13, the first that applies: EINVAL for the request's own fields; EPERM (ENODEV
+    /// from version 11 on) for SECURE; ENOENT for an unknown context or buffer; what
+    /// materialisation says; EINVAL when no engine is selected; EIO when the device is wedged or
+    /// the context banned; EINVAL for an object; EAGAIN at the limit of submissions in flight;
+    /// ENOSPC when the objects do not fit; what the device says.
+    pub fn execbuf(
+        &self,
+        now: Time,
+        request: &Execbuf<'_>,
+        in_fence: Option<H::Fence>,
+    ) -> Result<Executed<H::Fence>, Refusal> {
+        self.check_request(&request.head, request.object_count())?;
+        let in_fence = match (request.head.flags & flag::FENCE_IN != 0, in_fence) {
+            (true, None) => return Err(Reason::ExecInFence.into()),
+            (true, fence) => fence,
+            (false, _) => None,
+        };
+        let found = self.lookup(request.context(), MaterialisedBy::Execbuf)?;
+        let live = &*found.live;
+        let selected = select(&self.caps, live.engines.as_deref(), request.head.flags, self.video)?;
+        check_parallel(request, &selected)?;
+        if self.registry.is_wedged() {
+            return Err(Reason::DeviceWedged.into());
+        }
+        let (submitted, offsets) = self.place_and_submit(live, selected, request, in_fence)?;
+        self.after_submit(now, live, submitted.done);
+        let wanted = request.head.flags & flag::FENCE_OUT != 0;
+        let fence = submitted.fence.filter(|_| wanted);
+        Ok(Executed { offsets, fence, materialised: found.materialised })
+    }
+
+    /// Rows 1 to 12 of the validation order: what is wrong with the request by itself.
+    fn check_request(&self, head: &ExecbufHead, objects: usize) -> Result<(), Refusal> {
+        if objects == 0 || objects > self.limits.objects_per_execbuf as usize {
+            return Err(Refusal::new(Reason::ExecCount).with_detail(format!("{objects} objects")));
+        }
+        let obsolete = flag::CONSTANTS_MASK | flag::RESOURCE_STREAMER;
+        if head.flags & (flag::UNKNOWN | obsolete) != 0 {
+            return Err(Refusal::new(Reason::ExecFlags).with_detail(format!("{:#x}", head.flags)));
+        }
+        if head.flags & (flag::FENCE_ARRAY | flag::USE_EXTENSIONS) == 0 && head.num_cliprects != 0 {
+            return Err(Reason::ExecCliprects.into());
+        }
+        // Clients of old filled DR4 with ones.
+        if head.dr1 != 0 || (head.dr4 != 0 && head.dr4 != u32::MAX) {
+            return Err(Reason::ExecDr.into());
+        }
+        if (head.batch_start_offset | head.batch_len) % 8 != 0 {
+            return Err(Reason::ExecBatchAlignment.into());
+        }
+        if head.flags & flag::SECURE != 0 {
+            // The kernel lets a privileged master do this on version 5 and before. The daemon is
+            // never master, and would not lend the privilege if it were.
+            let refusal = Refusal::new(Reason::ExecSecure);
+            let old = self.caps.graphics_version < NO_SECURE_FROM_VERSION;
+            return Err(if old { refusal } else { refusal.with_errno(ENODEV) });
+        }
+        if head.flags & flag::FENCE_IN != 0 && head.flags & flag::FENCE_SUBMIT != 0 {
+            return Err(Reason::ExecTwoInFences.into());
+        }
+        for (bit, what) in [
+            (flag::USE_EXTENSIONS, "USE_EXTENSIONS"),
+            (flag::FENCE_ARRAY, "FENCE_ARRAY"),
+            (flag::FENCE_SUBMIT, "FENCE_SUBMIT"),
+        ] {
+            if head.flags & bit != 0 {
+                return Err(Refusal::new(Reason::ExecUnsupported).with_detail(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows 19 to 28. The memory lock is held until the device has the submission, so that it
+    /// learns of bindings in the order in which they were made.
+    fn place_and_submit(
+        &self,
+        live: &Live<H>,
+        selected: Selected<'_>,
+        request: &Execbuf<'_>,
+        in_fence: Option<H::Fence>,
+    ) -> Result<(Submitted<H::Fence>, Vec<u64>), Refusal> {
+        let mut memory = self.memory.lock();
+        memory.submission += 1;
+        let mut space = live.vm.space.lock();
+        let mut objects = Objects::gather(&self.caps, &memory, &space, request, selected.width)?;
+        if live.hangs.is_banned() {
+            return Err(Reason::ContextBanned.into());
+        }
+        let in_flight = InFlight::reserve(&self.in_flight, self.limits.submissions_in_flight)?;
+        let unbind = |place: crate::space::Place| {
+            self.hands.unbind(&live.vm.device, place.address, place.size)
+        };
+        objects.place(&mut space, unbind)?;
+        let offsets = objects.moved();
+        objects.check_relocations(&offsets)?;
+        let captures = self.caps.is_modern() && objects.list.iter().any(|object| object.capture);
+        if captures && live.flags().recoverable {
+            return Err(Reason::CaptureRecoverable.into());
+        }
+        if request.head.flags & flag::GEN7_SOL_RESET != 0 {
+            return Err(Refusal::new(Reason::ExecFlags).with_detail("GEN7_SOL_RESET"));
+        }
+        let submitted = submit(live, selected, &objects, request.head.flags, in_fence)?;
+        objects.submitted(&mut space);
+        in_flight.keep();
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        Ok((submitted, offsets))
+    }
+
+    /// What the device said at once, and what happened to the context meanwhile.
+    fn after_submit(&self, now: Time, live: &Live<H>, done: Option<Outcome>) {
+        match done {
+            None => {
+                // The ban cancelled what was queued at that moment; this came after.
+                if live.hangs.is_banned() {
+                    self.cancel(live);
+                }
+            }
+            Some(Outcome::Completed | Outcome::Cancelled) => self.release_in_flight(),
+            Some(Outcome::Guilty) => {
+                self.release_in_flight();
+                self.registry.count_reset();
+                self.hang(now, live);
+            }
+        }
+    }
+}
+
+/// A parallel slot takes one batch per width, each the whole of its buffer.
+fn check_parallel(request: &Execbuf<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
+    let head = &request.head;
+    let partial = head.batch_start_offset != 0 || head.batch_len != 0;
+    if selected.width > 1 && (request.object_count() < selected.width || partial) {
+        return Err(Reason::ParallelBatches.into());
+    }
+    Ok(())
+}
+
+fn submit<H: Hands>(
+    live: &Live<H>,
+    selected: Selected<'_>,
+    objects: &Objects<'_, H>,
+    flags: u64,
+    in_fence: Option<H::Fence>,
+) -> Result<Submitted<H::Fence>, Refusal> {
+    let mut after: Vec<H::Fence> = in_fence.into_iter().collect();
+    // Held until the submission is queued: contexts that share the timeline take turns.
+    let mut timeline = live.timeline.as_ref().map(|timeline| timeline.last.lock());
+    if let Some(last) = &timeline {
+        after.extend(Option::clone(last));
+    }
+    let mut ranges = objects.batch_ranges();
+    let single;
+    let several;
+    let batches = if selected.width == 1 {
+        single = [ranges.next().unwrap_or_default()];
+        &single[..]
+    } else {
+        several = ranges.collect::<Vec<_>>();
+        &several[..]
+    };
+    let submission = Submission {
+        slot: selected.slot,
+        placement: selected.placement,
+        batches,
+        objects: &objects.list,
+        after: &after,
+        want_fence: flags & flag::FENCE_OUT != 0 || timeline.is_some(),
+    };
+    let submitted = live.on_device(|hands, context| hands.submit(context, &submission))?;
+    if let Some(last) = &mut timeline {
+        **last = submitted.fence.clone().filter(|_| submitted.done.is_none());
+    }
+    Ok(submitted)
+}
+
+/// A place among the submissions in flight, given back unless the submission got there.
+struct InFlight<'a>(Option<&'a AtomicU32>);
+
+impl<'a> InFlight<'a> {
+    fn reserve(count: &'a AtomicU32, limit: u32) -> Result<Self, Refusal> {
+        let more = |count: u32| (count < limit).then_some(count.saturating_add(1));
+        match count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Self(Some(count))),
+            Err(_) => Err(Reason::InFlightLimit.into()),
+        }
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What sessions share: the table of live contexts, and what happened to the device as a whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::context::Live;
+use crate::hands::Hands;
+use crate::sync::LiveTable;
+
+/// One per device; every [`Session`](crate::Session) of the device holds it.
+pub struct Registry<H: Hands> {
+    pub(crate) live: Arc<LiveTable<Live<H>>>,
+    resets: AtomicU32,
+    wedged: AtomicBool,
+}
+
+impl<H: Hands> Default for Registry<H> {
+    fn default() -> Self {
+        Self {
+            live: Arc::new(LiveTable::new()),
+            resets: AtomicU32::new(0),
+            wedged: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<H: Hands> Registry<H> {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Live contexts of all sessions, default contexts included.
+    #[must_use]
+    pub fn live_contexts(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Times the device, or one engine of it, was reset because of a hang (rule table §11).
+    #[must_use]
+    pub fn resets(&self) -> u32 {
+        self.resets.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the device is terminally wedged: CREATE and EXECBUF answer EIO while it is
+    /// (rule table §2, §12).
+    pub fn set_wedged(&self, wedged: bool) {
+        self.wedged.store(wedged, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_wedged(&self) -> bool {
+        self.wedged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_reset(&self) {
+        self.resets.fetch_add(1, Ordering::Relaxed);
+    }
+}

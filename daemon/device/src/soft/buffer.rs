@@ -1,0 +1,185 @@
+//! Buffers: memory that is a memfd once somebody needs it, and who uses it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
+
+use super::limits::{Permit, Quota};
+use super::signal::Signal;
+use super::sys::Mapping;
+use crate::{BufferBusy, DeviceError};
+
+/// The memory itself: a sealed memfd, mapped here. Freed when the buffer, every address space that
+/// binds it and every request that sees it are gone.
+#[derive(Debug)]
+pub(super) struct Backing {
+    mapping: Mapping,
+    file: OwnedFd,
+    _permits: [Permit; 2],
+}
+
+impl Backing {
+    fn new(size: u64, quotas: &Quotas) -> Result<Arc<Self>, DeviceError> {
+        let permits = [quotas.mappings.take()?, quotas.fds.take()?];
+        let os = |doing| move |errno| refusal(errno, doing);
+        let file = create_memfd().map_err(os("creating a memfd"))?;
+        ftruncate(&file, size).map_err(os("sizing a memfd"))?;
+        // A client that maps the file must not be able to take pages away under the mapping here.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(os("sealing a memfd"))?;
+        let len = usize::try_from(size).map_err(|_| DeviceError::OutOfMemory)?;
+        let mapping = Mapping::new(file.as_fd(), len).map_err(os("mapping a memfd"))?;
+        Ok(Arc::new(Self { mapping, file, _permits: permits }))
+    }
+
+    pub(super) const fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+/// What buffers take from the process.
+#[derive(Clone, Debug)]
+pub(super) struct Quotas {
+    pub(super) mappings: Arc<Quota>,
+    pub(super) fds: Arc<Quota>,
+}
+
+/// Memory of one session. The handle; [`Backing`] is the memory.
+#[derive(Debug)]
+pub struct Buffer {
+    size: u64,
+    backing: OnceLock<Arc<Backing>>,
+    /// Whether `users` may hold anything: keeps the lock off the path of buffers nobody uses.
+    used: AtomicBool,
+    users: Mutex<Users>,
+    quotas: Quotas,
+}
+
+/// Requests in flight that use a buffer.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    /// In the order they were submitted. More than one only if all but the first are asynchronous.
+    pub(super) writers: Vec<Arc<Signal>>,
+    pub(super) readers: Vec<Arc<Signal>>,
+}
+
+impl Buffer {
+    pub(super) fn new(size: u64, quotas: Quotas) -> Self {
+        Self {
+            size,
+            backing: OnceLock::new(),
+            used: AtomicBool::new(false),
+            users: Mutex::default(),
+            quotas,
+        }
+    }
+
+    /// The memory; made at the first call.
+    ///
+    /// # Errors
+    /// Out of memory, mappings or fds.
+    pub(super) fn backing(&self) -> Result<&Arc<Backing>, DeviceError> {
+        if let Some(backing) = self.backing.get() {
+            return Ok(backing);
+        }
+        // Two threads may get here at once; the loser's memfd is dropped unused.
+        let made = Backing::new(self.size, &self.quotas)?;
+        Ok(self.backing.get_or_init(|| made))
+    }
+
+    /// An fd of the memory for another process.
+    ///
+    /// # Errors
+    /// As [`Self::backing`].
+    pub(super) fn share(&self) -> Result<OwnedFd, DeviceError> {
+        let file = &self.backing()?.file;
+        rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(|errno| refusal(errno, "sharing a buffer"))
+    }
+
+    /// Calls `f` with the requests that use the buffer, those that completed dropped. `None` if
+    /// there are none.
+    pub(super) fn with_users<T>(&self, f: impl FnOnce(&Users) -> T) -> Option<T> {
+        if !self.used.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut users = self.lock();
+        users.prune();
+        if users.is_empty() {
+            self.used.store(false, Ordering::Release);
+            return None;
+        }
+        Some(f(&users))
+    }
+
+    /// Enters a request as a user. `waits`: it waits for those it has to, and so stands for them.
+    pub(super) fn enter(&self, signal: &Arc<Signal>, write: bool, waits: bool) {
+        let mut users = self.lock();
+        self.used.store(true, Ordering::Release);
+        if write && waits {
+            users.writers.clear();
+            users.readers.clear();
+        }
+        let list = if write { &mut users.writers } else { &mut users.readers };
+        // The requests of one timeline end in order: the last one stands for them all.
+        list.retain(|other| !signal.is_after(other));
+        list.push(Arc::clone(signal));
+    }
+
+    pub(super) fn busy(&self) -> BufferBusy {
+        self.with_users(|users| BufferBusy {
+            readers: users.all().fold(0, |classes, signal| classes | signal.classes()),
+            writer: users
+                .writers
+                .last()
+                .map(|writer| u16::try_from(writer.classes().trailing_zeros()).unwrap_or_default()),
+        })
+        .unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Users {
+    /// Everybody.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Signal>> {
+        self.writers.iter().chain(&self.readers)
+    }
+
+    /// Those that a request has to wait for.
+    pub(super) fn before(&self, write: bool) -> impl Iterator<Item = &Arc<Signal>> {
+        let readers = if write { self.readers.as_slice() } else { &[] };
+        self.writers.iter().chain(readers)
+    }
+
+    fn prune(&mut self) {
+        self.writers.retain(|writer| writer.state().is_none());
+        self.readers.retain(|reader| reader.state().is_none());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.writers.is_empty() && self.readers.is_empty()
+    }
+}
+
+fn create_memfd() -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know the second flag, and need not be told.
+    match memfd_create("gpu-broker", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create("gpu-broker", flags),
+        made => made,
+    }
+}
+
+/// An errno of the kernel as a device's refusal.
+pub(super) fn refusal(errno: Errno, doing: &'static str) -> DeviceError {
+    match errno {
+        Errno::NOMEM | Errno::NOSPC => DeviceError::OutOfMemory,
+        Errno::MFILE | Errno::NFILE => DeviceError::OutOfFds,
+        errno => DeviceError::Os { errno: errno.raw_os_error(), doing },
+    }
+}

@@ -1,0 +1,168 @@
+//! Contexts: the state they keep between batches, and their requests in flight.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gpu_broker_soft_gpu::{ENGINES, Streamer};
+
+use super::request::Request;
+use super::signal::Signal;
+use super::{FileShared, Vm};
+use crate::{ContextSpec, ContextUpdate};
+
+/// A context of a session: the handle. Requests in flight keep what they need of it.
+#[derive(Debug)]
+pub struct Context(pub(super) Arc<ContextShared>);
+
+/// A context.
+#[derive(Debug)]
+pub(super) struct ContextShared {
+    pub(super) file: Arc<FileShared>,
+    pub(super) tag: u64,
+    pub(super) vm: Vm,
+    single_timeline: bool,
+    priority: AtomicI32,
+    recoverable: AtomicBool,
+    bannable: AtomicBool,
+    /// Everything it queues or has queued is cancelled.
+    cancelled: AtomicBool,
+    next_serial: AtomicU64,
+    state: Mutex<ContextState>,
+}
+
+/// What its lock protects.
+#[derive(Debug, Default)]
+pub(super) struct ContextState {
+    slots: HashMap<u32, Slot>,
+    in_flight: HashMap<u64, Arc<Request>>,
+}
+
+/// One slot of the engine map: a timeline, and the state of the context on its engine. Two slots
+/// that name the same engine are independent, as in the kernel.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) timeline: u64,
+    /// The last request.
+    pub(super) last: Option<Arc<Signal>>,
+    /// One per batch of the slot; `None` while a request has it, or before the first.
+    streamers: Vec<Option<Box<Streamer>>>,
+}
+
+impl ContextShared {
+    pub(super) fn new(file: Arc<FileShared>, spec: &ContextSpec<'_, Vm>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            tag: spec.tag,
+            vm: spec.vm.clone(),
+            single_timeline: spec.single_timeline,
+            priority: AtomicI32::new(spec.priority),
+            recoverable: AtomicBool::new(spec.recoverable),
+            bannable: AtomicBool::new(spec.bannable),
+            cancelled: AtomicBool::new(false),
+            next_serial: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, ContextState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn priority(&self) -> i32 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn next_serial(&self) -> u64 {
+        self.next_serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Persistence and error capture change nothing here: whoever closes the context says whether
+    /// to cancel, and every fault is described.
+    pub(super) fn update(&self, update: ContextUpdate) {
+        match update {
+            ContextUpdate::Priority(priority) => {
+                self.priority.store(priority, Ordering::Relaxed);
+                for request in self.requests() {
+                    request.set_priority(priority);
+                }
+            }
+            ContextUpdate::Recoverable(value) => self.recoverable.store(value, Ordering::Relaxed),
+            ContextUpdate::Bannable(value) => self.bannable.store(value, Ordering::Relaxed),
+            ContextUpdate::Persistent(_) | ContextUpdate::ErrorCapture(_) => {}
+        }
+    }
+
+    /// Ends what is queued or running, and whatever may still come.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        for request in self.requests() {
+            request.cancel();
+        }
+    }
+
+    /// A request of this context was found guilty. A context that cannot recover is banned by that
+    /// (rule table §12): what it has queued must not run before the rules get to say so.
+    pub(super) fn blame(&self) {
+        if self.bannable.load(Ordering::Relaxed) && !self.recoverable.load(Ordering::Relaxed) {
+            self.cancel();
+        }
+    }
+
+    fn requests(&self) -> Vec<Arc<Request>> {
+        self.lock().in_flight.values().cloned().collect()
+    }
+}
+
+impl ContextState {
+    /// The slot, made if it is the first request on it.
+    pub(super) fn slot(&mut self, context: &ContextShared, slot: u32, width: usize) -> &mut Slot {
+        let slot = self.slots.entry(slot).or_insert_with(|| Slot {
+            timeline: context.file.device.next_timeline(),
+            last: None,
+            streamers: Vec::new(),
+        });
+        if slot.streamers.len() < width {
+            slot.streamers.resize_with(width, || None);
+        }
+        slot
+    }
+
+    /// The slot whose timeline orders the requests of `slot`.
+    pub(super) fn timeline(&mut self, context: &ContextShared, slot: u32) -> &mut Slot {
+        self.slot(context, if context.single_timeline { u32::MAX } else { slot }, 0)
+    }
+
+    pub(super) fn enter(&mut self, serial: u64, request: &Arc<Request>) {
+        self.in_flight.insert(serial, Arc::clone(request));
+    }
+
+    pub(super) fn leave(&mut self, serial: u64) {
+        self.in_flight.remove(&serial);
+    }
+
+    /// The state for part `part` of a request, on an engine: what the last request left, or new.
+    pub(super) fn take_streamer(&mut self, slot: u32, part: usize, engine: usize) -> Box<Streamer> {
+        let spec = &ENGINES[engine];
+        let kept = self.slots.get_mut(&slot).and_then(|slot| slot.streamers.get_mut(part)?.take());
+        match kept {
+            Some(mut streamer) if streamer.engine().class == spec.class => {
+                streamer.set_engine(spec);
+                streamer
+            }
+            Some(_) | None => Box::new(Streamer::new(spec)),
+        }
+    }
+
+    /// Keeps the state for the next request.
+    pub(super) fn put_streamer(&mut self, slot: u32, part: usize, streamer: Box<Streamer>) {
+        let place = self.slots.get_mut(&slot).and_then(|slot| slot.streamers.get_mut(part));
+        if let Some(place) = place {
+            *place = Some(streamer);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What all files of the device may take from the process together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::DeviceError;
+
+/// A number of things of which the process can have only so many.
+#[derive(Debug)]
+pub(super) struct Quota {
+    left: AtomicU64,
+    refusal: DeviceError,
+}
+
+/// One thing taken from a [`Quota`], given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Quota>);
+
+impl Quota {
+    /// Mappings: seven eighths of `vm.max_map_count`, the rest being the program's, its stacks'
+    /// and its heap's. Beyond it mmap fails, and so would the allocator.
+    pub(super) fn mappings() -> Arc<Self> {
+        let count = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(65_530);
+        Self::of(count / 8 * 7, DeviceError::OutOfMemory)
+    }
+
+    /// Fds of buffers and of fences not signalled: three quarters of `RLIMIT_NOFILE` as it is now,
+    /// the rest being for connections.
+    pub(super) fn fds() -> Arc<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self::of(limit.map_or(u64::MAX, |limit| limit / 4 * 3), DeviceError::OutOfFds)
+    }
+
+    fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
+        Arc::new(Self { left: AtomicU64::new(left), refusal })
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub(super) fn take(self: &Arc<Self>) -> Result<Permit, DeviceError> {
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match taken {
+            Ok(_) => Ok(Permit(Arc::clone(self))),
+            Err(_) => Err(self.refusal.clone()),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.left.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_refuses_beyond_its_limit_and_takes_back() {
+        let quota = Quota::of(2, DeviceError::OutOfMemory);
+        let first = quota.take().unwrap();
+        let _second = quota.take().unwrap();
+        assert_eq!(quota.take().unwrap_err(), DeviceError::OutOfMemory);
+        drop(first);
+        quota.take().unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! Requests that did not complete on the spot: from their dependencies to their completion.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gpu_broker_soft_gpu::Streamer;
+use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
+use gpu_broker_soft_gpu::memory::Memory;
+use gpu_broker_soft_gpu::scheduler::JobKey;
+
+use super::context::ContextShared;
+use super::fault::outcome_of;
+use super::signal::{EIO, Signal};
+use super::space::{Space, View};
+use crate::{Batch, DeviceEvent, Outcome};
+
+/// Where a request runs, as indices of engines.
+#[derive(Clone, Debug)]
+pub(super) enum Where {
+    /// Its only batch on the least loaded of these.
+    AnyOf(Vec<usize>),
+    /// Batch i on engine i.
+    Each(Vec<usize>),
+}
+
+/// A request in flight.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) context: Arc<ContextShared>,
+    pub(super) serial: u64,
+    pub(super) slot: u32,
+    pub(super) signal: Arc<Signal>,
+    /// The address space as it was when the request was submitted.
+    space: Space,
+    batches: Vec<Batch>,
+    place: Where,
+    /// Dependencies not met, and one for whoever registers them.
+    dependencies: AtomicUsize,
+    flow: Mutex<Flow>,
+}
+
+/// How far a request is.
+#[derive(Debug, Default)]
+struct Flow {
+    cancelled: bool,
+    /// Engine and key of each part that was queued.
+    jobs: Vec<(usize, JobKey)>,
+    /// Parts not over.
+    left: usize,
+    outcome: Option<Outcome>,
+}
+
+/// What a request is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) slot: u32,
+    pub(super) signal: Arc<Signal>,
+    pub(super) space: Space,
+    pub(super) batches: Vec<Batch>,
+    pub(super) place: Where,
+}
+
+impl Request {
+    pub(super) fn new(context: &Arc<ContextShared>, parts: Parts) -> Arc<Self> {
+        let flow = Flow { left: parts.batches.len(), ..Flow::default() };
+        Arc::new(Self {
+            context: Arc::clone(context),
+            serial: context.next_serial(),
+            slot: parts.slot,
+            signal: parts.signal,
+            space: parts.space,
+            batches: parts.batches,
+            place: parts.place,
+            dependencies: AtomicUsize::new(1),
+            flow: Mutex::new(flow),
+        })
+    }
+
+    /// One dependency more; not after the request may have been launched.
+    pub(super) fn add_dependency(&self) {
+        self.dependencies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One dependency less; true if it was the last.
+    pub(super) fn dependency_met(&self) -> bool {
+        self.dependencies.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Queues the request to its engines, its dependencies being met.
+    ///
+    /// # Errors
+    /// It was cancelled, or the device has stopped: the request is over, and nobody was told.
+    pub(super) fn launch(self: &Arc<Self>) -> Result<(), Outcome> {
+        let engines = self.engines();
+        let mut streamers = Vec::with_capacity(engines.len());
+        {
+            let mut state = self.context.lock();
+            for (part, engine) in engines.iter().enumerate() {
+                streamers.push(state.take_streamer(self.slot, part, *engine));
+            }
+        }
+        let mut flow = self.lock();
+        let gpu = &self.context.file.device.gpu;
+        let mut parts = engines.into_iter().zip(streamers).zip(&self.batches).enumerate();
+        while let Some((part, ((engine, mut streamer), batch))) = parts.next() {
+            streamer.start(batch.address, batch.length);
+            let work: Arc<dyn Work> = Arc::<Self>::clone(self);
+            let job = Job { work, part, streamer };
+            if flow.cancelled {
+                return Err(Outcome::Cancelled);
+            }
+            match gpu.engines()[engine].queue(job, self.context.priority()) {
+                Ok(key) => flow.jobs.push((engine, key)),
+                Err(_stopped) => {
+                    // The engine stopped, and so have the others: the parts queued before this one
+                    // end as cancelled, and the last of them completes the request.
+                    flow.left -= 1 + parts.count();
+                    flow.outcome = Some(Outcome::Cancelled);
+                    return if flow.left == 0 { Err(Outcome::Cancelled) } else { Ok(()) };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the rest of a batch that was begun where it was submitted.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    pub(super) fn go_on(
+        self: &Arc<Self>,
+        unfinished: Unfinished<'_>,
+        engine: usize,
+        streamer: Box<Streamer>,
+    ) -> Result<(), Outcome> {
+        let mut flow = self.lock();
+        let job = Job { work: Arc::<Self>::clone(self), part: 0, streamer };
+        match unfinished.queue(job, self.context.priority()) {
+            Ok(key) => flow.jobs.push((engine, key)),
+            Err(_stopped) => return Err(Outcome::Cancelled),
+        }
+        Ok(())
+    }
+
+    /// Ends the request: at once if it is queued, at the end of a turn if it runs, without running
+    /// once its dependencies are met if it waits for them. The last is what the kernel does, and
+    /// keeps the requests of a timeline in order.
+    pub(super) fn cancel(&self) {
+        let mut flow = self.lock();
+        flow.cancelled = true;
+        for (engine, key) in &flow.jobs {
+            self.context.file.device.gpu.engines()[*engine].cancel(*key);
+        }
+    }
+
+    pub(super) fn set_priority(&self, priority: i32) {
+        for (engine, key) in &self.lock().jobs {
+            self.context.file.device.gpu.engines()[*engine].set_priority(*key, priority);
+        }
+    }
+
+    /// Completes the request and launches what waited for it. On an engine's thread, without locks.
+    pub(super) fn complete(self: Arc<Self>, outcome: Outcome) {
+        let mut ready = Vec::new();
+        let mut over = vec![(self, outcome)];
+        // Requests that are cancelled before they run form chains of any length.
+        while let Some((request, outcome)) = over.pop() {
+            request.settle(outcome, &mut ready);
+            for next in ready.drain(..) {
+                if let Err(outcome) = next.launch() {
+                    over.push((next, outcome));
+                }
+            }
+        }
+    }
+
+    fn settle(&self, outcome: Outcome, ready: &mut Vec<Arc<Self>>) {
+        let errno = errno_of(&outcome);
+        self.context.lock().leave(self.serial);
+        if matches!(outcome, Outcome::Guilty(_)) {
+            self.context.blame();
+        }
+        // The rules hear of it before anybody who waits does, so that a ban is in force by then.
+        let event = DeviceEvent::Completed { tag: self.context.tag, outcome };
+        self.context.file.events.report(event);
+        self.signal.fire(errno, ready);
+    }
+
+    /// The engine of each part.
+    fn engines(&self) -> Vec<usize> {
+        match &self.place {
+            Where::Each(engines) => engines.clone(),
+            Where::AnyOf(engines) => {
+                let gpu = &self.context.file.device.gpu;
+                let load = |engine: &usize| gpu.engines()[*engine].load();
+                engines.iter().copied().min_by_key(load).into_iter().collect()
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work for Request {
+    fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory)) {
+        run(&View::new(&self.space));
+    }
+
+    fn over(self: Arc<Self>, part: usize, streamer: Box<Streamer>, ending: Ending) {
+        self.context.file.device.gpu.memory_changed();
+        let engine = *streamer.engine();
+        if matches!(ending, Ending::Done) {
+            self.context.lock().put_streamer(self.slot, part, streamer);
+        } else {
+            // What a batch that did not end left behind is of no use: the next one starts afresh,
+            // as after a reset.
+            drop(streamer);
+        }
+        let outcome = outcome_of(&engine, ending);
+        let outcome = {
+            let mut flow = self.lock();
+            if outcome != Outcome::Completed {
+                for (engine, key) in &flow.jobs {
+                    self.context.file.device.gpu.engines()[*engine].cancel(*key);
+                }
+            }
+            flow.left -= 1;
+            let worst = worse(flow.outcome.take(), outcome);
+            if flow.left > 0 {
+                flow.outcome = Some(worst);
+                return;
+            }
+            worst
+        };
+        self.complete(outcome);
+    }
+}
+
+/// The errno a fence reports.
+pub(super) const fn errno_of(outcome: &Outcome) -> i32 {
+    match outcome {
+        Outcome::Completed => 0,
+        Outcome::Cancelled | Outcome::Guilty(_) => EIO,
+    }
+}
+
+/// Of the parts of a request: a fault outweighs a cancellation, which it causes, and that success.
+fn worse(first: Option<Outcome>, second: Outcome) -> Outcome {
+    match (first, second) {
+        (Some(Outcome::Guilty(report)), _) | (_, Outcome::Guilty(report)) => {
+            Outcome::Guilty(report)
+        }
+        (Some(Outcome::Cancelled), _) | (_, Outcome::Cancelled) => Outcome::Cancelled,
+        (Some(Outcome::Completed) | None, Outcome::Completed) => Outcome::Completed,
+    }
+}

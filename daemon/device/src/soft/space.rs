@@ -1,0 +1,136 @@
+//! Address spaces: which buffer is where, and what a batch sees of it.
+
+use std::cell::Cell;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use gpu_broker_soft_gpu::memory::{Memory, MemoryFault};
+use immutable_chunkmap::map::MapS;
+
+use super::buffer::Backing;
+
+/// A part of a buffer at a range of addresses.
+#[derive(Clone, Debug)]
+struct Binding {
+    /// First address.
+    start: u64,
+    /// First address after it.
+    end: u64,
+    /// Where in the buffer it starts.
+    offset: u64,
+    backing: Arc<Backing>,
+}
+
+/// An address space as it is at some moment. A clone is a snapshot: it costs one reference count,
+/// shares all nodes with the original, and later changes of the original do not show in it. That
+/// is how unbinding or replacing a range leaves requests in flight alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Space {
+    by_start: MapS<u64, Binding>,
+}
+
+impl Space {
+    /// Binds `size` bytes of a buffer, from its start, at `address`; replaces what is there.
+    pub(super) fn bind(&mut self, address: u64, size: u64, backing: Arc<Backing>) {
+        let end = address.saturating_add(size);
+        self.unbind(address, size);
+        self.by_start.insert_cow(address, Binding { start: address, end, offset: 0, backing });
+    }
+
+    /// Takes `size` bytes at `address` out; what overlaps them keeps the rest.
+    pub(super) fn unbind(&mut self, address: u64, size: u64) {
+        let end = address.saturating_add(size);
+        while let Some(old) = self.last_before(end).filter(|old| old.end > address).cloned() {
+            self.by_start.remove_cow(&old.start);
+            if old.end > end {
+                let offset = old.offset + (end - old.start);
+                let after = Binding { start: end, offset, ..old.clone() };
+                self.by_start.insert_cow(end, after);
+            }
+            if old.start < address {
+                let before = Binding { end: address, ..old };
+                self.by_start.insert_cow(before.start, before);
+            }
+        }
+    }
+
+    /// The binding with the highest start below `end`.
+    fn last_before(&self, end: u64) -> Option<&Binding> {
+        let range = (Bound::Unbounded, Bound::Excluded(end));
+        self.by_start.range::<u64, _>(range).next_back().map(|(_, binding)| binding)
+    }
+
+    fn find(&self, address: u64) -> Option<&Binding> {
+        self.last_before(address.checked_add(1)?).filter(|binding| address < binding.end)
+    }
+}
+
+/// A space as one batch reads and writes it, for one turn on one thread.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    space: &'a Space,
+    /// Where the last two accesses went, as a blit goes back and forth between two surfaces.
+    recent: [Cell<Option<&'a Binding>>; 2],
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(space: &'a Space) -> Self {
+        Self { space, recent: [Cell::new(None), Cell::new(None)] }
+    }
+
+    fn find(&self, address: u64) -> Option<&'a Binding> {
+        let covers = |binding: &&Binding| (binding.start..binding.end).contains(&address);
+        if let Some(hit) = self.recent[0].get().filter(covers) {
+            return Some(hit);
+        }
+        let found = self.recent[1].get().filter(covers).or_else(|| self.space.find(address))?;
+        self.recent[1].set(self.recent[0].replace(Some(found)));
+        Some(found)
+    }
+
+    /// The binding at `address`, the offset in its buffer and the bytes up to its end.
+    fn at(&self, address: u64, write: bool) -> Result<(&'a Binding, u64, u64), MemoryFault> {
+        let binding = self.find(address).ok_or(MemoryFault { address, write })?;
+        Ok((binding, binding.offset + (address - binding.start), binding.end - address))
+    }
+}
+
+impl Memory for View<'_> {
+    fn read(&self, mut address: u64, mut into: &mut [u8]) -> Result<(), MemoryFault> {
+        while !into.is_empty() {
+            let (binding, offset, room) = self.at(address, false)?;
+            let len = into.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let (part, rest) = into.split_at_mut(len);
+            let fault = MemoryFault { address, write: false };
+            binding.backing.mapping().read(offset, part).map_err(|_| fault)?;
+            address += len as u64;
+            into = rest;
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut address: u64, mut from: &[u8]) -> Result<(), MemoryFault> {
+        while !from.is_empty() {
+            let (binding, offset, room) = self.at(address, true)?;
+            let len = from.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let (part, rest) = from.split_at(len);
+            let fault = MemoryFault { address, write: true };
+            binding.backing.mapping().write(offset, part).map_err(|_| fault)?;
+            address += len as u64;
+            from = rest;
+        }
+        Ok(())
+    }
+
+    fn update_u32(&self, address: u64, op: &mut dyn FnMut(u32) -> u32) -> Result<u32, MemoryFault> {
+        let (binding, offset, _) = self.at(address, true)?;
+        let fault = MemoryFault { address, write: true };
+        binding.backing.mapping().update_u32(offset, op).map_err(|_| fault)
+    }
+
+    fn update_u64(&self, address: u64, op: &mut dyn FnMut(u64) -> u64) -> Result<u64, MemoryFault> {
+        let (binding, offset, _) = self.at(address, true)?;
+        let fault = MemoryFault { address, write: true };
+        binding.backing.mapping().update_u64(offset, op).map_err(|_| fault)
+    }
+}

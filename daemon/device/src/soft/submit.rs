@@ -1,0 +1,242 @@
+//! Submission: the way to the engine, short if nothing stands in it.
+
+use std::sync::Arc;
+
+use gpu_broker_soft_gpu::engine::{Ending, Inline, Unfinished};
+use gpu_broker_soft_gpu::gpu::Gpu;
+use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
+
+use super::context::{ContextShared, ContextState};
+use super::fault::outcome_of;
+use super::request::{Parts, Request, Where, errno_of};
+use super::signal::{EIO, Fence, Signal, Waiter};
+use super::space::{Space, View};
+use super::{FileShared, SoftFile};
+use crate::{Batch, DeviceError, EngineId, Outcome, Placement, Submission, Submitted};
+
+/// What the kernel answers where batches and engines do not fit.
+const EINVAL: i32 = 22;
+
+type SoftSubmission<'a> = Submission<'a, SoftFile>;
+
+/// A batch that was begun here and has to go on on its engine.
+struct Begun<'a> {
+    unfinished: Unfinished<'a>,
+    engine: usize,
+    streamer: Box<Streamer>,
+}
+
+/// What became of the attempt to run a batch here.
+enum Attempt<'a> {
+    /// It is over.
+    Over(Outcome),
+    /// It has begun.
+    Begun(Begun<'a>),
+    /// It has not.
+    Not,
+}
+
+/// See [`crate::DeviceFile::submit`].
+pub(super) fn submit(
+    file: &Arc<FileShared>,
+    context: &Arc<ContextShared>,
+    submission: &SoftSubmission<'_>,
+) -> Result<Submitted<Fence>, DeviceError> {
+    // Whatever can fail comes first, so that nothing is queued or bound then.
+    let place = Place::of(submission)?;
+    for object in submission.objects {
+        object.buffer.backing()?;
+    }
+    let _order = file.lock();
+    let space = bind(context, submission)?;
+    if context.is_cancelled() {
+        return Ok(done(submission, Outcome::Cancelled));
+    }
+    let mut state = context.lock();
+    let attempt = if is_free(context, &mut state, submission) {
+        run_here(file, context, &mut state, submission, &space, place)
+    } else {
+        Attempt::Not
+    };
+    let begun = match attempt {
+        Attempt::Over(outcome) => {
+            drop(state);
+            if matches!(outcome, Outcome::Guilty(_)) {
+                context.blame();
+            }
+            file.device.gpu.memory_changed();
+            return Ok(done(submission, outcome));
+        }
+        Attempt::Begun(begun) => Some(begun),
+        Attempt::Not => None,
+    };
+    let request = enter(context, &mut state, submission, space, place);
+    drop(state);
+    let launched = match begun {
+        Some(begun) => request.go_on(begun.unfinished, begun.engine, begun.streamer),
+        None if request.dependency_met() => request.launch(),
+        None => Ok(()),
+    };
+    if let Err(outcome) = launched {
+        // It was cancelled, or the device stopped, in this moment. `order` is held, so that nobody
+        // depends on the request yet.
+        context.lock().leave(request.serial);
+        request.signal.fire(EIO, &mut Vec::new());
+        return Ok(done(submission, outcome));
+    }
+    let fence = submission.want_fence.then(|| Fence::of(Arc::clone(&request.signal)));
+    Ok(Submitted { fence, done: None })
+}
+
+fn done(submission: &SoftSubmission<'_>, outcome: Outcome) -> Submitted<Fence> {
+    let fence = submission.want_fence.then(|| Fence::done(errno_of(&outcome)));
+    Submitted { fence, done: Some(outcome) }
+}
+
+/// Binds what is new and takes the snapshot.
+fn bind(context: &ContextShared, submission: &SoftSubmission<'_>) -> Result<Space, DeviceError> {
+    let mut space = context.vm.lock();
+    for object in submission.objects.iter().filter(|object| object.fresh) {
+        space.bind(object.address, object.size, Arc::clone(object.buffer.backing()?));
+    }
+    Ok(space.clone())
+}
+
+/// Whether the submission has nothing to wait for, engines aside.
+fn is_free(
+    context: &ContextShared,
+    state: &mut ContextState,
+    submission: &SoftSubmission<'_>,
+) -> bool {
+    let last = &mut state.timeline(context, submission.slot).last;
+    last.take_if(|last| last.state().is_some());
+    last.is_none()
+        && submission.after.iter().all(|fence| fence.pending().is_none())
+        && submission.objects.iter().all(|object| {
+            let waits = |users: &super::buffer::Users| users.before(object.write).next().is_some();
+            object.asynchronous || !object.buffer.with_users(waits).unwrap_or(false)
+        })
+}
+
+/// Runs the beginning of a batch on this thread, which for most batches is all of it.
+fn run_here<'a>(
+    file: &'a FileShared,
+    context: &ContextShared,
+    state: &mut ContextState,
+    submission: &SoftSubmission<'_>,
+    space: &Space,
+    place: Place<'_>,
+) -> Attempt<'a> {
+    let ([batch], Some(engine)) = (submission.batches, place.single(&file.device.gpu)) else {
+        return Attempt::Not;
+    };
+    state.slot(context, submission.slot, 1);
+    let mut streamer = state.take_streamer(submission.slot, 0, engine);
+    let view = View::new(space);
+    let engine_here = &file.device.gpu.engines()[engine];
+    match engine_here.run_inline(&mut streamer, &view, (batch.address, batch.length)) {
+        Inline::Unfinished(unfinished) => Attempt::Begun(Begun { unfinished, engine, streamer }),
+        Inline::Busy => {
+            state.put_streamer(submission.slot, 0, streamer);
+            Attempt::Not
+        }
+        Inline::Over(ending) => {
+            if matches!(ending, Ending::Done) {
+                state.put_streamer(submission.slot, 0, streamer);
+            }
+            Attempt::Over(outcome_of(&ENGINES[engine], ending))
+        }
+    }
+}
+
+/// Makes a request, enters it into everything it uses and registers its dependencies. One
+/// dependency is left, the caller's.
+fn enter(
+    context: &Arc<ContextShared>,
+    state: &mut ContextState,
+    submission: &SoftSubmission<'_>,
+    space: Space,
+    place: Place<'_>,
+) -> Arc<Request> {
+    state.slot(context, submission.slot, submission.batches.len());
+    let timeline = state.timeline(context, submission.slot);
+    let signal = Signal::new(timeline.timeline, place.classes());
+    let mut before: Vec<Arc<Signal>> = Vec::new();
+    before.extend(timeline.last.replace(Arc::clone(&signal)));
+    before.extend(submission.after.iter().filter_map(|fence| fence.pending().cloned()));
+    for object in submission.objects.iter().filter(|object| !object.asynchronous) {
+        object.buffer.with_users(|users| before.extend(users.before(object.write).cloned()));
+    }
+    for object in submission.objects {
+        object.buffer.enter(&signal, object.write, !object.asynchronous);
+    }
+    let batches: Vec<Batch> = submission.batches.to_vec();
+    let parts = Parts { slot: submission.slot, signal, space, batches, place: place.to_where() };
+    let request = Request::new(context, parts);
+    state.enter(request.serial, &request);
+    for signal in before {
+        request.add_dependency();
+        if signal.wait(Waiter::Request(Arc::clone(&request))).is_err() {
+            request.dependency_met();
+        }
+    }
+    request
+}
+
+/// Where a submission may run: engines that exist, as many as there are batches.
+#[derive(Clone, Copy)]
+struct Place<'a>(Placement<'a>);
+
+impl<'a> Place<'a> {
+    fn of(submission: &SoftSubmission<'a>) -> Result<Self, DeviceError> {
+        let batches = submission.batches.len();
+        let place = Self(submission.placement);
+        let fits = match submission.placement {
+            Placement::One(_) => batches == 1,
+            Placement::AnyOf(engines) => batches == 1 && !engines.is_empty(),
+            Placement::Parallel(engines) => batches > 0 && batches == engines.len(),
+        };
+        if fits && place.engines().iter().all(|engine| index_of(*engine).is_some()) {
+            Ok(place)
+        } else {
+            Err(DeviceError::Os { errno: EINVAL, doing: "matching batches with engines" })
+        }
+    }
+
+    fn engines(&self) -> &[EngineId] {
+        match &self.0 {
+            Placement::One(engine) => std::slice::from_ref(engine),
+            Placement::AnyOf(engines) | Placement::Parallel(engines) => engines,
+        }
+    }
+
+    /// Indices of the engines.
+    fn indices(&self) -> impl Iterator<Item = usize> {
+        self.engines().iter().filter_map(|engine| index_of(*engine))
+    }
+
+    /// The engine for a request with one batch.
+    fn single(&self, gpu: &Gpu) -> Option<usize> {
+        match self.engines() {
+            [engine] => index_of(*engine),
+            _ => self.indices().min_by_key(|engine| gpu.engines()[*engine].load()),
+        }
+    }
+
+    fn classes(&self) -> u16 {
+        self.indices().fold(0, |bits, engine| bits | 1 << ENGINES[engine].class)
+    }
+
+    fn to_where(self) -> Where {
+        let engines = self.indices().collect();
+        match self.0 {
+            Placement::AnyOf(_) => Where::AnyOf(engines),
+            Placement::One(_) | Placement::Parallel(_) => Where::Each(engines),
+        }
+    }
+}
+
+fn index_of(engine: EngineId) -> Option<usize> {
+    let same = |spec: &EngineSpec| spec.class == engine.class && spec.instance == engine.instance;
+    ENGINES.iter().position(same)
+}

@@ -1,0 +1,343 @@
+//! One connection: packets in, requests handled in place, packets out.
+//!
+//! A connection's task reads a request only after the reply before it has left, so a client that
+//! does not read stalls itself and nothing queues up here. Waits ([`crate::waits`]) are the only
+//! replies that come later; they are bounded and go out one by one, when the socket has room.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use gpu_broker_core::Time;
+use gpu_broker_device::Device;
+use gpu_broker_protocol::codec::{self, MapFds as _};
+use gpu_broker_protocol::message::Event;
+use gpu_broker_protocol::{
+    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, Violation,
+};
+use tokio::time::Sleep;
+use tokio_seqpacket::UnixSeqpacket;
+
+use crate::directory::Entry;
+use crate::fds;
+use crate::packet::{self, Fds, Received, Scratch, Unsent};
+use crate::requests::{Answer, Fault, Open};
+use crate::server::Server;
+
+/// Nanoseconds of requests that one connection may have handled before the others get their turn.
+/// tokio's own budget counts requests, and a request can be a thousand objects long.
+const SLICE_NS: u64 = 200_000;
+
+/// One connection and all there is of its session.
+pub(crate) struct Connection<D: Device> {
+    server: Arc<Server<D>>,
+    entry: Arc<Entry<D>>,
+    socket: UnixSeqpacket,
+    /// As given to the entry; every poll of a tokio task brings an equivalent one.
+    waker: Option<Waker>,
+    unsent: Option<Box<Unsent>>,
+    state: State<D>,
+}
+
+enum State<D: Device> {
+    /// HELLO has not come; it must before this timer ends.
+    Hello(Pin<Box<Sleep>>),
+    Open(Open<D>),
+}
+
+/// Why a connection ends.
+pub(crate) enum End {
+    /// The client hung up, or cannot be reached any more.
+    Gone,
+    /// The client broke the protocol.
+    Violation(Violation),
+    /// HELLO did not come in time.
+    HelloTimeout,
+    /// Somebody asked for it.
+    Asked(EpitaphCode),
+    /// A bug of ours.
+    Internal,
+}
+
+impl<D: Device> Connection<D> {
+    pub(crate) fn new(server: Arc<Server<D>>, entry: Arc<Entry<D>>, socket: UnixSeqpacket) -> Self {
+        let timeout = Duration::from_millis(server.config.daemon.hello_timeout_ms);
+        let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
+        Self { server, entry, socket, waker: None, unsent: None, state }
+    }
+
+    /// Serves the client until one of the two ends it. A panic ends this session only.
+    pub(crate) async fn serve(mut self) {
+        let end = std::future::poll_fn(|cx| {
+            let poll = std::panic::AssertUnwindSafe(|| self.poll(cx));
+            std::panic::catch_unwind(poll).unwrap_or_else(|_| {
+                tracing::error!(session = %self.entry.id(), "a panic ended this session");
+                Poll::Ready(End::Internal)
+            })
+        })
+        .await;
+        self.finish(&end);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.attend(cx.waker());
+        packet::with_scratch(|scratch| {
+            let mut slice_end = None;
+            loop {
+                if let Some(end) = self.read_mail() {
+                    return Poll::Ready(end);
+                }
+                if let Some(unsent) = &self.unsent {
+                    if ready!(packet::poll_send(&self.socket, cx, &unsent.bytes, &unsent.fds))
+                        .is_err()
+                    {
+                        return Poll::Ready(End::Gone);
+                    }
+                    self.discard_unsent();
+                }
+                if let Some(end) = ready!(self.poll_turn(cx, scratch, &mut slice_end)) {
+                    return Poll::Ready(end);
+                }
+            }
+        })
+    }
+
+    /// One packet out: the end of a wait, or the reply to a request.
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        slice_end: &mut Option<u64>,
+    ) -> Poll<Option<End>> {
+        match &mut self.state {
+            State::Open(open) => {
+                if let Poll::Ready((seq, ended)) = open.poll_waits(cx, self.server.clock) {
+                    let answer = ended.map(|waited| Answer::Now(Reply::BufferWait(waited)));
+                    let header = Header { opcode: Opcode::BufferWait as u16, flags: 0, seq };
+                    return Poll::Ready(self.answer(cx, scratch, header, answer));
+                }
+            }
+            State::Hello(timer) => {
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Some(End::HelloTimeout));
+                }
+            }
+        }
+        if slice_end.is_some_and(|end| self.server.clock.now().0 >= end) {
+            // Wakes this task after the others have had their turn and the sockets were looked at.
+            let turn = std::pin::pin!(tokio::task::yield_now());
+            ready!(turn.poll(cx));
+        }
+        let received = match ready!(packet::poll_receive(&self.socket, cx, &mut scratch.inbound)) {
+            Ok(received) => received,
+            Err(_) => return Poll::Ready(Some(End::Gone)),
+        };
+        let now = self.server.clock.now();
+        slice_end.get_or_insert(now.0.saturating_add(SLICE_NS));
+        Poll::Ready(self.receive(cx, scratch, now, received))
+    }
+
+    /// Handles what came; `Some` ends the connection.
+    fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: Time,
+        received: Received,
+    ) -> Option<End> {
+        let (length, fds) = match received {
+            Received::End => return Some(End::Gone),
+            Received::Violation(violation) => return Some(End::Violation(violation)),
+            Received::Packet(length, fds) => (length, Some(fds)),
+            Received::Starved(length) => (length, None),
+        };
+        let packet = scratch.inbound.get(..length).unwrap_or_default();
+        let (header, body) = match Header::split(packet) {
+            Ok((header, _)) if header.flags != 0 => {
+                return Some(End::Violation(Violation::UnknownFlags));
+            }
+            Ok(split) => split,
+            Err(violation) => return Some(End::Violation(violation)),
+        };
+        let answer = match fds {
+            None => Err(Fault::Refused(Reason::DaemonFds.into())),
+            Some(mut fds) => {
+                let answer = self.request(now, header, body, &mut fds);
+                fds::dispose(fds);
+                answer
+            }
+        };
+        match answer {
+            Err(Fault::Violated(violation)) => Some(End::Violation(violation)),
+            Err(Fault::Refused(refusal)) => self.answer(cx, scratch, header, Err(refusal)),
+            Ok(answer) => self.answer(cx, scratch, header, Ok(answer)),
+        }
+    }
+
+    fn request(
+        &mut self,
+        now: Time,
+        header: Header,
+        body: &[u8],
+        fds: &mut Fds,
+    ) -> Result<Answer, Fault> {
+        match &mut self.state {
+            State::Open(open) => open.handle(&self.server, &self.entry, now, header, body, fds),
+            State::Hello(_) => {
+                let (open, reply) =
+                    crate::hello::open(&self.server, &self.entry, now, header, body, fds)?;
+                self.state = State::Open(open);
+                Ok(Answer::Now(Reply::Hello(reply)))
+            }
+        }
+    }
+
+    /// Encodes the answer and sends it, or keeps it until the socket has room.
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        header: Header,
+        answer: Result<Answer, Refusal>,
+    ) -> Option<End> {
+        let out = &mut scratch.outbound;
+        out.clear();
+        let mut fds = Fds::new();
+        let encoded = match answer {
+            Ok(Answer::Later) => return None,
+            Ok(Answer::Now(reply)) => {
+                let reply = reply.map_fds(|fd| {
+                    fds.push(fd);
+                    Ok::<_, std::convert::Infallible>(FdSlot)
+                });
+                let Ok(reply) = reply;
+                codec::encode_reply(header.seq, &reply, out)
+            }
+            Err(refusal) => {
+                self.server.count_refusal();
+                tracing::debug!(session = %self.entry.id(), opcode = header.opcode, %refusal);
+                codec::encode_refusal(header.opcode, header.seq, &refusal, out)
+            }
+        };
+        if encoded.is_err() {
+            tracing::error!(
+                session = %self.entry.id(), opcode = header.opcode, "a reply does not fit in a message"
+            );
+            return Some(End::Internal);
+        }
+        match packet::poll_send(&self.socket, cx, out, &fds) {
+            Poll::Ready(Ok(())) => fds::dispose(fds),
+            Poll::Ready(Err(_)) => {
+                fds::dispose(fds);
+                return Some(End::Gone);
+            }
+            Poll::Pending => {
+                self.unsent = Some(Box::new(Unsent { bytes: out.as_slice().into(), fds }));
+            }
+        }
+        None
+    }
+
+    fn attend(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+            self.entry.set_waker(waker.clone());
+        }
+    }
+
+    fn read_mail(&mut self) -> Option<End> {
+        let (end, idle) = self.entry.take_mail()?;
+        if let State::Open(open) = &mut self.state {
+            open.watches_fired(self.server.clock.now(), &idle);
+        }
+        end.map(End::Asked)
+    }
+
+    fn discard_unsent(&mut self) {
+        if let Some(unsent) = self.unsent.take() {
+            fds::dispose(unsent.fds);
+        }
+    }
+
+    /// Says why, releases everything, and hangs up.
+    fn finish(mut self, end: &End) {
+        self.discard_unsent();
+        if let Some(epitaph) = self.epitaph(end) {
+            farewell(&self.socket, epitaph);
+        }
+        if let State::Open(open) = &self.state {
+            let session = Arc::clone(&open.session);
+            let close = std::panic::AssertUnwindSafe(|| session.close());
+            if std::panic::catch_unwind(close).is_err() {
+                tracing::error!(session = %self.entry.id(), "a panic while the session was closed");
+                // Dropping it would close it again, and a panic during that would end the daemon.
+                std::mem::forget(Arc::clone(&open.session));
+            }
+        }
+    }
+
+    fn epitaph(&self, end: &End) -> Option<Epitaph> {
+        let session = self.entry.id();
+        let sentence = |code, text: &str| Some(Epitaph { code, text: text.to_owned() });
+        match end {
+            End::Gone => None,
+            End::Violation(violation) => {
+                let epitaph = violation.epitaph();
+                self.server.report_violation(&self.entry, &epitaph);
+                Some(epitaph)
+            }
+            End::HelloTimeout => {
+                tracing::debug!(%session, "no HELLO in time");
+                sentence(EpitaphCode::Hello, "HELLO did not come in time")
+            }
+            End::Asked(code) => sentence(*code, asked(*code)),
+            End::Internal => sentence(EpitaphCode::Internal, "the daemon failed; its log says how"),
+        }
+    }
+}
+
+impl<D: Device> Drop for Connection<D> {
+    fn drop(&mut self) {
+        self.server.directory.leave(self.entry.id());
+    }
+}
+
+/// The sentence for a session that somebody else ends.
+fn asked(code: EpitaphCode) -> &'static str {
+    match code {
+        EpitaphCode::Full => "the daemon serves as many clients as it may; try again later",
+        EpitaphCode::ShuttingDown => "the daemon is stopping; connect again when it is back",
+        EpitaphCode::Revoked => "an administrator ended this session",
+        EpitaphCode::DeviceLost => "the GPU is gone",
+        EpitaphCode::Malformed
+        | EpitaphCode::TooLong
+        | EpitaphCode::UnknownOpcode
+        | EpitaphCode::FdCount
+        | EpitaphCode::Hello
+        | EpitaphCode::Internal => "the session was ended",
+    }
+}
+
+/// Turns a connection away that there is no room for.
+pub(crate) fn turn_away(socket: &UnixSeqpacket) {
+    let text = asked(EpitaphCode::Full).to_owned();
+    farewell(socket, Epitaph { code: EpitaphCode::Full, text });
+}
+
+/// Sends the epitaph if the socket takes it at once, and no more is read from the client.
+fn farewell(socket: &UnixSeqpacket, epitaph: Epitaph) {
+    use rustix::net::{RecvFlags, SendFlags, Shutdown};
+    let mut bytes = Vec::new();
+    if codec::encode_event(&Event::Epitaph(epitaph), &mut bytes).is_err() {
+        return;
+    }
+    // A client that does not read its socket misses its epitaph; it is not waited for.
+    let _ = rustix::net::send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    // A socket closed with packets unread gives the peer ECONNRESET before the epitaph. Nothing new
+    // arrives after the shutdown, so what is queued can be thrown away in bounded time.
+    if rustix::net::shutdown(socket, Shutdown::Read).is_ok() {
+        let mut byte = [0];
+        while let Ok((1.., _)) = rustix::net::recv(socket, &mut byte, RecvFlags::DONTWAIT) {}
+    }
+}

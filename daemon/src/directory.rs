@@ -1,0 +1,195 @@
+//! Every connection of the daemon, for STATUS, for limits and for stopping them all.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
+
+use gpu_broker_core::{Session, Time};
+use gpu_broker_device::{Device, DeviceEvent, EventSink};
+use gpu_broker_protocol::{EpitaphCode, SessionId};
+
+use crate::clock::Clock;
+use crate::hands::{DeviceHands, SessionLog, outcome_of};
+use crate::peer::Peer;
+
+/// The rules' view of one session of this device.
+pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
+
+/// One connection, as others than its own task reach it.
+pub(crate) struct Entry<D: Device> {
+    pub(crate) log: Arc<SessionLog>,
+    pub(crate) peer: Peer,
+    clock: Clock,
+    named: OnceLock<Named<D>>,
+    mail: Mutex<Mail>,
+    /// Whether there is mail; saves the task the lock.
+    posted: AtomicBool,
+}
+
+/// What is known from HELLO on.
+pub(crate) struct Named<D: Device> {
+    pub(crate) client_name: Box<str>,
+    pub(crate) since: Time,
+    /// Weak, because the session's device file holds this entry as its event sink.
+    pub(crate) session: Weak<SessionOf<D>>,
+}
+
+/// What others tell the connection's task.
+#[derive(Default)]
+pub(crate) struct Mail {
+    /// The session must end, with this epitaph.
+    pub(crate) end: Option<EpitaphCode>,
+    /// Watches of [`gpu_broker_device::DeviceFile::watch_buffer`] that have fired.
+    pub(crate) idle: Vec<u64>,
+    waker: Option<Waker>,
+}
+
+impl<D: Device> Entry<D> {
+    pub(crate) fn id(&self) -> SessionId {
+        self.log.session
+    }
+
+    pub(crate) fn named(&self) -> Option<&Named<D>> {
+        self.named.get()
+    }
+
+    /// Records what HELLO settled; the first one counts.
+    pub(crate) fn set_named(&self, named: Named<D>) {
+        let _ = self.named.set(named);
+    }
+
+    /// Whom to wake when there is mail.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        self.mail().waker = Some(waker);
+    }
+
+    /// Takes the mail, if there is some.
+    pub(crate) fn take_mail(&self) -> Option<(Option<EpitaphCode>, Vec<u64>)> {
+        if !self.posted.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut mail = self.mail();
+        self.posted.store(false, Ordering::Relaxed);
+        Some((mail.end, std::mem::take(&mut mail.idle)))
+    }
+
+    /// Ends the session with an epitaph, soon.
+    pub(crate) fn end(&self, code: EpitaphCode) {
+        self.post(|mail| mail.end = Some(code));
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, write: impl FnOnce(&mut Mail)) {
+        let waker = {
+            let mut mail = self.mail();
+            write(&mut mail);
+            self.posted.store(true, Ordering::Release);
+            mail.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<D: Device> EventSink for Entry<D> {
+    fn report(&self, event: DeviceEvent) {
+        match event {
+            DeviceEvent::Completed { tag, outcome } => {
+                let now = self.clock.now();
+                let outcome = outcome_of(&self.log, now, outcome);
+                let session = self.named.get().and_then(|named| named.session.upgrade());
+                if let Some(session) = session {
+                    session.handle_completion(now, tag, outcome);
+                }
+            }
+            DeviceEvent::BufferIdle { token } => self.post(|mail| mail.idle.push(token)),
+        }
+    }
+}
+
+/// All connections.
+pub(crate) struct Directory<D: Device> {
+    entries: Mutex<BTreeMap<SessionId, Arc<Entry<D>>>>,
+    clock: Clock,
+    opened: AtomicU64,
+}
+
+/// Why a connection is turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum Full {
+    #[error("the daemon has as many sessions as it may (daemon.sessions)")]
+    Sessions,
+    #[error("that user has as many sessions as it may (daemon.sessions_per_uid)")]
+    SessionsOfUser,
+}
+
+impl<D: Device> Directory<D> {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { entries: Mutex::default(), clock, opened: AtomicU64::new(0) }
+    }
+
+    /// Takes a connection in, unless there are `most` already, or `most_per_uid` of its user.
+    pub(crate) fn enter(
+        &self,
+        peer: Peer,
+        most: u32,
+        most_per_uid: u32,
+    ) -> Result<Arc<Entry<D>>, Full> {
+        let mut entries = self.entries();
+        let of_user = || entries.values().filter(|entry| entry.peer.uid == peer.uid).count();
+        if entries.len() >= most as usize {
+            return Err(Full::Sessions);
+        }
+        if entries.len() >= most_per_uid as usize && of_user() >= most_per_uid as usize {
+            return Err(Full::SessionsOfUser);
+        }
+        let session = SessionId(self.opened.fetch_add(1, Ordering::Relaxed).saturating_add(1));
+        let entry = Arc::new(Entry {
+            log: Arc::new(SessionLog::new(session)),
+            peer,
+            clock: self.clock,
+            named: OnceLock::new(),
+            mail: Mutex::default(),
+            posted: AtomicBool::new(false),
+        });
+        entries.insert(session, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    pub(crate) fn leave(&self, session: SessionId) {
+        self.entries().remove(&session);
+    }
+
+    /// Connections now.
+    pub(crate) fn len(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Connections ever.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// The connections with a number above `after`, by number, as they are now.
+    pub(crate) fn after(&self, after: SessionId) -> Vec<Arc<Entry<D>>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let entries = self.entries();
+        entries.range((Excluded(after), Unbounded)).map(|(_, entry)| Arc::clone(entry)).collect()
+    }
+
+    /// Ends every session.
+    pub(crate) fn end_all(&self, code: EpitaphCode) {
+        for entry in self.after(SessionId(0)) {
+            entry.end(code);
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Entry<D>>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,202 @@
+//! The rules' [`Hands`] over a device file: two vocabularies of the same things, because neither
+//! crate may know the other.
+
+use gpu_broker_core::Time;
+use gpu_broker_core::hands::{
+    ContextSpec, Hands, Object, Outcome, Placement, Slot, Submission, Submitted, Update,
+};
+use gpu_broker_device as device;
+use gpu_broker_device::{DeviceError, DeviceFile};
+use gpu_broker_protocol::param::EngineId;
+use gpu_broker_protocol::{Reason, Refusal, SessionId};
+use smallvec::SmallVec;
+
+use crate::clock::Clock;
+use crate::limiter::{Limiter, warn_limited};
+use std::sync::Arc;
+
+/// The log of one session: its number, and how much it has said.
+#[derive(Debug)]
+pub(crate) struct SessionLog {
+    pub(crate) session: SessionId,
+    pub(crate) limiter: Limiter,
+}
+
+impl SessionLog {
+    pub(crate) fn new(session: SessionId) -> Self {
+        Self { session, limiter: Limiter::default() }
+    }
+}
+
+/// One session's device.
+pub(crate) struct DeviceHands<F: DeviceFile> {
+    pub(crate) file: F,
+    pub(crate) log: Arc<SessionLog>,
+    pub(crate) clock: Clock,
+}
+
+/// How a device's error is told to a client.
+pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
+    match error {
+        DeviceError::OutOfMemory => Reason::OutOfMemory.into(),
+        DeviceError::OutOfFds => Reason::DaemonFds.into(),
+        DeviceError::NotAFence => Reason::WrongFdKind.into(),
+        DeviceError::Lost => Reason::DeviceWedged.into(),
+        DeviceError::Os { errno, doing } => {
+            Refusal::new(Reason::DeviceError).with_errno(*errno).with_detail(*doing)
+        }
+    }
+}
+
+/// How the rules hear of an end; says in the log why a batch died.
+pub(crate) fn outcome_of(log: &SessionLog, now: Time, outcome: device::Outcome) -> Outcome {
+    match outcome {
+        device::Outcome::Completed => Outcome::Completed,
+        device::Outcome::Cancelled => Outcome::Cancelled,
+        device::Outcome::Guilty(fault) => {
+            warn_limited!(
+                log.limiter,
+                now,
+                session = log.session,
+                "a batch died on engine {}:{} at {:#x}, {}: {}",
+                fault.engine.class,
+                fault.engine.instance,
+                fault.address,
+                fault.command,
+                fault.what
+            );
+            Outcome::Guilty
+        }
+    }
+}
+
+fn engine(id: EngineId) -> device::EngineId {
+    device::EngineId { class: id.class, instance: id.instance }
+}
+
+fn slot(slot: &Slot) -> device::EngineSlot {
+    let all = |engines: &[EngineId]| engines.iter().copied().map(engine).collect();
+    match slot {
+        Slot::Gap => device::EngineSlot::Gap,
+        Slot::Physical(id) => device::EngineSlot::Physical(engine(*id)),
+        Slot::Balanced(engines) => device::EngineSlot::Balanced(all(engines)),
+        Slot::Parallel { width, engines } => {
+            device::EngineSlot::Parallel { width: *width, engines: all(engines) }
+        }
+    }
+}
+
+fn update(update: Update) -> device::ContextUpdate {
+    match update {
+        Update::Priority(value) => device::ContextUpdate::Priority(value),
+        Update::Recoverable(value) => device::ContextUpdate::Recoverable(value),
+        Update::Bannable(value) => device::ContextUpdate::Bannable(value),
+        Update::Persistent(value) => device::ContextUpdate::Persistent(value),
+        Update::ErrorCapture(value) => device::ContextUpdate::ErrorCapture(value),
+    }
+}
+
+fn object<'a, B>(object: &Object<'a, B>) -> device::Object<'a, B> {
+    device::Object {
+        buffer: object.buffer,
+        address: object.address,
+        size: object.size,
+        fresh: object.fresh,
+        write: object.write,
+        asynchronous: object.asynchronous,
+        capture: object.capture,
+    }
+}
+
+impl<F: DeviceFile> Hands for DeviceHands<F> {
+    type Vm = F::Vm;
+    type Context = F::Context;
+    type Buffer = F::Buffer;
+    type Fence = F::Fence;
+
+    fn create_vm(&self) -> Result<F::Vm, Refusal> {
+        self.file.create_vm().map_err(|error| refusal_of(&error))
+    }
+
+    fn unbind(&self, vm: &F::Vm, address: u64, size: u64) {
+        self.file.unbind(vm, address, size);
+    }
+
+    fn create_context(&self, spec: &ContextSpec<'_, F::Vm>) -> Result<F::Context, Refusal> {
+        let engines: Option<Vec<_>> = spec.engines.map(|slots| slots.iter().map(slot).collect());
+        self.file
+            .create_context(device::ContextSpec {
+                tag: spec.tag,
+                vm: spec.vm,
+                engines: engines.as_deref(),
+                priority: spec.priority,
+                recoverable: spec.recoverable,
+                bannable: spec.bannable,
+                persistent: spec.persistent,
+                error_capture: spec.error_capture,
+                single_timeline: spec.single_timeline,
+            })
+            .map_err(|error| refusal_of(&error))
+    }
+
+    fn update_context(&self, context: &F::Context, change: Update) -> Result<(), Refusal> {
+        self.file.update_context(context, update(change)).map_err(|error| refusal_of(&error))
+    }
+
+    fn close_context(&self, context: F::Context, cancel: bool) {
+        self.file.close_context(context, cancel);
+    }
+
+    fn cancel_context(&self, context: &F::Context) {
+        self.file.cancel_context(context);
+    }
+
+    fn create_buffer(&self, size: u64) -> Result<F::Buffer, Refusal> {
+        self.file.create_buffer(size).map_err(|error| refusal_of(&error))
+    }
+
+    fn submit(
+        &self,
+        context: &F::Context,
+        work: &Submission<'_, Self>,
+    ) -> Result<Submitted<F::Fence>, Refusal> {
+        // Sized so that a driver's usual submission needs no allocation.
+        let batches: SmallVec<[device::Batch; 2]> = work
+            .batches
+            .iter()
+            .map(|(address, length)| device::Batch { address: *address, length: *length })
+            .collect();
+        let objects: SmallVec<[device::Object<'_, F::Buffer>; 16]> =
+            work.objects.iter().map(object).collect();
+        let mut engines: SmallVec<[device::EngineId; 4]> = SmallVec::new();
+        let placement = match work.placement {
+            Placement::One(id) => device::Placement::One(engine(id)),
+            Placement::AnyOf(ids) => {
+                engines.extend(ids.iter().copied().map(engine));
+                device::Placement::AnyOf(&engines)
+            }
+            Placement::Parallel(ids) => {
+                engines.extend(ids.iter().copied().map(engine));
+                device::Placement::Parallel(&engines)
+            }
+        };
+        let submitted = self
+            .file
+            .submit(
+                context,
+                device::Submission {
+                    slot: work.slot,
+                    placement,
+                    batches: &batches,
+                    objects: &objects,
+                    after: work.after,
+                    want_fence: work.want_fence,
+                },
+            )
+            .map_err(|error| refusal_of(&error))?;
+        Ok(Submitted {
+            fence: submitted.fence,
+            done: submitted.done.map(|done| outcome_of(&self.log, self.clock.now(), done)),
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! STATUS and DEVICE_QUERY: what the daemon shows of itself.
+
+use gpu_broker_core::Time;
+use gpu_broker_device::{Description, Device};
+use gpu_broker_protocol::codec;
+use gpu_broker_protocol::limits::BODY_BYTES_MAX;
+use gpu_broker_protocol::message::{DeviceInfo, EngineInfo};
+use gpu_broker_protocol::param::EngineId;
+use gpu_broker_protocol::status::{
+    DaemonStatus, EngineStatus, SessionStatus, StatusPage, StatusQuery,
+};
+
+use crate::directory::Entry;
+use crate::peer::Peer;
+use crate::server::Server;
+
+/// Contexts listed of one session.
+const CONTEXTS_LISTED_MAX: usize = 64;
+/// Sessions of one page; the rest comes with the next, and no request takes long.
+const SESSIONS_PER_PAGE_MAX: usize = 128;
+
+fn engine(id: gpu_broker_device::EngineId) -> EngineId {
+    EngineId { class: id.class, instance: id.instance }
+}
+
+/// The device as clients are told of it.
+pub(crate) fn device_info(device: &Description) -> DeviceInfo {
+    DeviceInfo {
+        driver: device.driver.to_owned(),
+        name: device.name.clone(),
+        vendor_id: device.vendor_id,
+        device_id: device.device_id,
+        revision: device.revision,
+        graphics_version: device.graphics_version,
+        gtt_bytes: device.gtt_bytes,
+        timestamp_hz: device.timestamp_hz,
+        wedged: device.wedged,
+        engines: device
+            .engines
+            .iter()
+            .map(|description| EngineInfo {
+                engine: engine(description.engine),
+                name: description.name.clone(),
+                logical_instance: description.logical_instance,
+                capabilities: description.capabilities,
+            })
+            .collect(),
+    }
+}
+
+/// The page that `peer` sees after the session it names: as many sessions as fit in a message.
+pub(crate) fn page<D: Device>(
+    server: &Server<D>,
+    peer: Peer,
+    now: Time,
+    query: &StatusQuery,
+) -> StatusPage {
+    let description = server.device.description();
+    let usage = server.device.engine_usage();
+    let mut page = StatusPage {
+        daemon: daemon_status(server, now, description.driver),
+        engines: description
+            .engines
+            .iter()
+            .zip(usage)
+            .map(|(description, usage)| EngineStatus {
+                engine: engine(description.engine),
+                name: description.name.clone(),
+                busy_ns: usage.busy_ns,
+                queued: usage.queued,
+                completed: usage.completed,
+                faults: usage.faults,
+            })
+            .collect(),
+        sessions: Vec::new(),
+        more: false,
+    };
+    let mut room = BODY_BYTES_MAX.saturating_sub(bytes_of(&page));
+    for entry in server.directory.after(query.after) {
+        if !peer.may_see(entry.peer) {
+            continue;
+        }
+        let Some(status) = session_status(&entry, now) else { continue };
+        let bytes = bytes_of(&status);
+        if bytes > room || page.sessions.len() >= SESSIONS_PER_PAGE_MAX {
+            page.more = true;
+            break;
+        }
+        room = room.saturating_sub(bytes);
+        page.sessions.push(status);
+    }
+    page
+}
+
+fn bytes_of<T: serde::Serialize>(value: &T) -> usize {
+    codec::encode_body(value).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+fn daemon_status<D: Device>(server: &Server<D>, now: Time, driver: &str) -> DaemonStatus {
+    DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        driver: driver.to_owned(),
+        pid: std::process::id(),
+        uptime_ns: now.0,
+        sessions: u32::try_from(server.directory.len()).unwrap_or(u32::MAX),
+        sessions_total: server.directory.opened(),
+        sessions_max: server.config.daemon.sessions,
+        refusals: server.refusals(),
+        violations: server.violations(),
+    }
+}
+
+/// `None` for a connection that has not said HELLO, or is about to go.
+fn session_status<D: Device>(entry: &Entry<D>, now: Time) -> Option<SessionStatus> {
+    let named = entry.named()?;
+    let counts = named.session.upgrade()?.status(CONTEXTS_LISTED_MAX);
+    Some(SessionStatus {
+        session: entry.id(),
+        client_name: named.client_name.to_string(),
+        pid: entry.peer.pid,
+        uid: entry.peer.uid,
+        gid: entry.peer.gid,
+        age_ns: now.0.saturating_sub(named.since.0),
+        vms: counts.vms,
+        buffers: counts.buffers,
+        buffer_bytes: counts.buffer_bytes,
+        in_flight: counts.in_flight,
+        submissions: counts.submissions,
+        contexts: counts.contexts,
+        contexts_total: counts.contexts_total,
+    })
+}

@@ -1,0 +1,560 @@
+//! Which job an engine runs next: a state machine without threads, clock or memory.
+//!
+//! The caller passes the time, in nanoseconds of any monotonic clock, and carries out what
+//! [`Scheduler::next`] says; [`crate::engine`] does so with a thread, a simulation with a loop.
+//!
+//! * Jobs run by priority, then in the order they came; equals take turns of
+//!   [`Limits::timeslice_ns`].
+//! * A running job is only set aside at an arbitration point. When somebody else should run, or the
+//!   job has not passed one for long, it is run in *seek* mode: command by command until it does.
+//! * A job that waits for a semaphore leaves the engine and is polled, at intervals that grow from
+//!   [`POLL_MIN_NS`] to [`POLL_MAX_NS`] (and further when very many jobs wait, so that polling
+//!   never occupies the engine).
+//! * A job is hung when it ran for [`Limits::hang_ns`] without an arbitration point, or when
+//!   running and waiting took [`Limits::request_ns`] together. Time in which others had the engine
+//!   is not counted.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use slab::Slab;
+
+/// Shortest time between two polls of a waiting job.
+pub const POLL_MIN_NS: u64 = 50_000;
+/// Longest time between two polls of a waiting job, as long as at most [`POLLS_PER_PASS`] wait.
+pub const POLL_MAX_NS: u64 = 1_000_000;
+/// Waiting jobs that are taken up at once.
+pub const POLLS_PER_PASS: usize = 64;
+
+/// Time limits of an engine, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Turn of a job among equals.
+    pub timeslice_ns: u64,
+    /// Running time without an arbitration point.
+    pub hang_ns: u64,
+    /// Running and waiting time of one job.
+    pub request_ns: u64,
+}
+
+impl Default for Limits {
+    /// The kernel's defaults (rule table §12): 1 ms, 2.5 s, 20 s.
+    fn default() -> Self {
+        Self { timeslice_ns: 1_000_000, hang_ns: 2_500_000_000, request_ns: 20_000_000_000 }
+    }
+}
+
+/// A job of one scheduler; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JobKey {
+    index: usize,
+    serial: u64,
+}
+
+/// How far a job came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// It goes on, and may be set aside here.
+    Preemptible,
+    /// It goes on, and must not be set aside here.
+    Running,
+    /// It waits for memory to change, and may be set aside meanwhile.
+    Waiting,
+    /// It waits for memory to change, and must not be set aside: as if it ran.
+    Stalled,
+    /// It came to its end, whatever that is.
+    Ended,
+    /// It ended because of what it did.
+    Faulted,
+}
+
+/// Why the scheduler ended a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The job itself ended; the caller knows how.
+    Itself,
+    /// [`Scheduler::cancel`].
+    Cancelled,
+    /// It ran for that many nanoseconds without an arbitration point.
+    Hung(u64),
+    /// It ran and waited for that many nanoseconds.
+    TimedOut(u64),
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Next<J> {
+    /// Run this for a while, then call [`Scheduler::put_back`].
+    Run(Turn<J>),
+    /// This job is over; tell its owner.
+    Over(J, Ended),
+    /// Nothing until that time, or until something is submitted or cancelled.
+    Sleep(Option<u64>),
+    /// Somebody else is running a job; [`Scheduler::put_back`] and [`Scheduler::release`] say when
+    /// to ask again.
+    Busy,
+}
+
+/// A job that was handed out to be run.
+#[derive(Debug)]
+pub struct Turn<J> {
+    /// What runs.
+    pub payload: J,
+    /// Run command by command until an arbitration point.
+    pub seek: bool,
+    index: usize,
+    since: u64,
+}
+
+/// Counters of an engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Nanoseconds spent running jobs.
+    pub busy_ns: u64,
+    /// Jobs waiting or running.
+    pub queued: u32,
+    /// Jobs over, however they ended.
+    pub completed: u64,
+    /// Jobs that faulted, hung or took too long.
+    pub faults: u64,
+}
+
+/// Order of running: priority first, then who came first.
+type Rank = (Reverse<i32>, u64, usize);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// In `ready`, or running as `current`.
+    Ready,
+    /// In `waiting`, to be polled at that time.
+    Waiting { poll_at: u64 },
+}
+
+#[derive(Debug)]
+struct Job<J> {
+    serial: u64,
+    /// `None` while a [`Turn`] has it.
+    payload: Option<J>,
+    priority: i32,
+    order: u64,
+    place: Place,
+    cancelled: bool,
+    /// Running time since the last arbitration point.
+    unyielded_ns: u64,
+    /// Running and waiting time.
+    active_ns: u64,
+    /// When it began to wait, while it does.
+    waiting_since: Option<u64>,
+    /// When it goes on, if it waits without leaving the engine.
+    stalled_until: Option<u64>,
+    polled_at: u64,
+    poll_interval: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Scheduler<J> {
+    limits: Limits,
+    jobs: Slab<Job<J>>,
+    ready: BTreeSet<Rank>,
+    waiting: BTreeSet<(u64, usize)>,
+    /// Cancelled jobs nobody runs.
+    reap: Vec<usize>,
+    /// Who has the engine: not in `ready`.
+    current: Option<usize>,
+    slice_began: u64,
+    /// A [`Turn`] or a reservation is out.
+    executing: bool,
+    /// Somebody asked while `executing`.
+    asked: bool,
+    serial: u64,
+    busy_ns: u64,
+    completed: u64,
+    faults: u64,
+}
+
+impl<J> Scheduler<J> {
+    /// An idle scheduler.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            jobs: Slab::new(),
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            reap: Vec::new(),
+            current: None,
+            slice_began: 0,
+            executing: false,
+            asked: false,
+            serial: 0,
+            busy_ns: 0,
+            completed: 0,
+            faults: 0,
+        }
+    }
+
+    /// Queues a job.
+    pub fn submit(&mut self, now: u64, payload: J, priority: i32) -> JobKey {
+        let (index, serial) = self.insert(now, payload, priority);
+        self.make_ready(index);
+        JobKey { index, serial }
+    }
+
+    /// Changes the priority of a job; a job that is over is left alone.
+    pub fn set_priority(&mut self, key: JobKey, priority: i32) {
+        let Some(job) = self.jobs.get_mut(key.index).filter(|job| job.serial == key.serial) else {
+            return;
+        };
+        let listed = self.ready.remove(&(Reverse(job.priority), job.order, key.index));
+        job.priority = priority;
+        if listed {
+            self.ready.insert((Reverse(priority), job.order, key.index));
+        }
+    }
+
+    /// Ends a job: at once if it is queued, at the end of its turn if it runs. True if
+    /// [`Self::next`] should be asked.
+    pub fn cancel(&mut self, key: JobKey) -> bool {
+        let Some(job) = self.jobs.get_mut(key.index).filter(|job| job.serial == key.serial) else {
+            return false;
+        };
+        if std::mem::replace(&mut job.cancelled, true) || job.payload.is_none() {
+            return false;
+        }
+        self.unlist(key.index);
+        self.reap.push(key.index);
+        true
+    }
+
+    /// Cancels everything.
+    pub fn cancel_all(&mut self) {
+        let keys: Vec<_> =
+            self.jobs.iter().map(|(index, job)| JobKey { index, serial: job.serial }).collect();
+        for key in keys {
+            self.cancel(key);
+        }
+    }
+
+    /// Reserves an idle engine for a job that is not queued; give it back with [`Self::release`]
+    /// or [`Self::adopt`].
+    pub fn reserve(&mut self) -> bool {
+        let idle = !self.executing
+            && self.current.is_none()
+            && self.ready.is_empty()
+            && self.reap.is_empty();
+        self.executing |= idle;
+        idle
+    }
+
+    /// Ends a reservation whose job is over after `ran_ns`. True if [`Self::next`] should be asked.
+    pub fn release(&mut self, ran_ns: u64, faulted: bool) -> bool {
+        self.busy_ns += ran_ns;
+        self.count_over(faulted);
+        self.idle_again()
+    }
+
+    /// Ends a reservation by queueing its job, which ran for `ran_ns` and came so far.
+    pub fn adopt(
+        &mut self,
+        now: u64,
+        payload: J,
+        priority: i32,
+        ran_ns: u64,
+        progress: Progress,
+    ) -> JobKey {
+        let (index, serial) = self.insert(now, payload, priority);
+        self.current = Some(index);
+        self.slice_began = now.saturating_sub(ran_ns);
+        self.busy_ns += ran_ns;
+        self.account(index, ran_ns, progress);
+        match progress {
+            Progress::Waiting => self.make_waiting(now, index),
+            Progress::Stalled => self.stall(now, index),
+            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
+        }
+        self.idle_again();
+        JobKey { index, serial }
+    }
+
+    /// Says what to do now.
+    pub fn next(&mut self, now: u64) -> Next<J> {
+        while let Some(index) = self.reap.pop() {
+            if let Some(payload) = self.remove(index, false) {
+                return Next::Over(payload, Ended::Cancelled);
+            }
+        }
+        if self.executing {
+            self.asked = true;
+            return Next::Busy;
+        }
+        self.wake_due(now);
+        if self.current.is_none() {
+            self.current = self.ready.pop_first().map(|(_, _, index)| index);
+            self.slice_began = now;
+        }
+        let Some(index) = self.current else {
+            return Next::Sleep(self.waiting.first().map(|(poll_at, _)| *poll_at));
+        };
+        if let Some(until) = self.still_stalled(now, index) {
+            return Next::Sleep(Some(until));
+        }
+        let seek = self.rival(now) || self.unyielded(index) >= self.limits.hang_ns / 4 * 3;
+        let Some(payload) = self.jobs.get_mut(index).and_then(|job| job.payload.take()) else {
+            // Unreachable: `current` is a live job and no turn is out.
+            self.current = None;
+            return Next::Sleep(None);
+        };
+        self.executing = true;
+        Next::Run(Turn { payload, seek, index, since: now })
+    }
+
+    /// Ends a turn. `Some` when the job is over.
+    pub fn put_back(&mut self, now: u64, turn: Turn<J>, progress: Progress) -> Option<(J, Ended)> {
+        let Turn { payload, index, since, .. } = turn;
+        let ran_ns = now.saturating_sub(since);
+        self.busy_ns += ran_ns;
+        self.idle_again();
+        self.account(index, ran_ns, progress);
+        let job = self.jobs.get_mut(index)?;
+        job.payload = Some(payload);
+        let ended = match progress {
+            Progress::Ended | Progress::Faulted => Some(Ended::Itself),
+            Progress::Preemptible | Progress::Running | Progress::Waiting | Progress::Stalled => {
+                if job.cancelled {
+                    Some(Ended::Cancelled)
+                } else {
+                    overrun(&self.limits, job)
+                }
+            }
+        };
+        if let Some(ended) = ended {
+            self.current = None;
+            let faulted = progress == Progress::Faulted
+                || matches!(ended, Ended::Hung(_) | Ended::TimedOut(_));
+            return self.remove(index, faulted).map(|payload| (payload, ended));
+        }
+        match progress {
+            Progress::Waiting => self.make_waiting(now, index),
+            Progress::Stalled => self.stall(now, index),
+            Progress::Preemptible if self.rival(now) => {
+                self.current = None;
+                self.requeue(now, index);
+            }
+            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
+        }
+        None
+    }
+
+    /// Memory may have changed: polls waiting jobs soon, though never more often than
+    /// [`POLL_MIN_NS`]. Returns the time of the next poll.
+    pub fn hasten(&mut self) -> Option<u64> {
+        if self.waiting.len() <= POLLS_PER_PASS {
+            for (_, index) in std::mem::take(&mut self.waiting) {
+                let Some(job) = self.jobs.get_mut(index) else { continue };
+                job.poll_interval = POLL_MIN_NS;
+                let poll_at = job.polled_at.saturating_add(POLL_MIN_NS);
+                job.place = Place::Waiting { poll_at };
+                self.waiting.insert((poll_at, index));
+            }
+        }
+        let stalled = self.current.and_then(|index| self.jobs.get_mut(index)).and_then(|job| {
+            let until = job.stalled_until.as_mut()?;
+            job.poll_interval = POLL_MIN_NS;
+            *until = job.polled_at.saturating_add(POLL_MIN_NS);
+            Some(*until)
+        });
+        stalled.or_else(|| self.waiting.first().map(|(poll_at, _)| *poll_at))
+    }
+
+    /// Whether jobs wait for memory to change.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        let current = self.current.and_then(|index| self.jobs.get(index));
+        !self.waiting.is_empty() || current.is_some_and(|job| job.stalled_until.is_some())
+    }
+
+    /// Jobs waiting or running, reservations included.
+    #[must_use]
+    pub fn load(&self) -> usize {
+        let reserved = self.executing && self.current.is_none();
+        self.jobs.len() + usize::from(reserved)
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            busy_ns: self.busy_ns,
+            queued: u32::try_from(self.load()).unwrap_or(u32::MAX),
+            completed: self.completed,
+            faults: self.faults,
+        }
+    }
+
+    fn insert(&mut self, now: u64, payload: J, priority: i32) -> (usize, u64) {
+        self.serial += 1;
+        let serial = self.serial;
+        let index = self.jobs.insert(Job {
+            serial,
+            payload: Some(payload),
+            priority,
+            order: serial,
+            place: Place::Ready,
+            cancelled: false,
+            unyielded_ns: 0,
+            active_ns: 0,
+            waiting_since: None,
+            stalled_until: None,
+            polled_at: now,
+            poll_interval: POLL_MIN_NS,
+        });
+        (index, serial)
+    }
+
+    fn make_ready(&mut self, index: usize) {
+        if let Some(job) = self.jobs.get_mut(index) {
+            job.place = Place::Ready;
+            self.ready.insert((Reverse(job.priority), job.order, index));
+        }
+    }
+
+    fn make_waiting(&mut self, now: u64, index: usize) {
+        self.current = None;
+        let crowd = self.waiting.len() / POLLS_PER_PASS;
+        let longest = POLL_MAX_NS.saturating_mul(crowd as u64 + 1);
+        if let Some(job) = self.jobs.get_mut(index) {
+            let poll_at = now.saturating_add(job.poll_interval);
+            job.poll_interval = (job.poll_interval * 2).min(longest);
+            job.waiting_since = Some(now);
+            job.polled_at = now;
+            job.place = Place::Waiting { poll_at };
+            self.waiting.insert((poll_at, index));
+        }
+    }
+
+    /// Lets a job wait without leaving the engine.
+    fn stall(&mut self, now: u64, index: usize) {
+        if let Some(job) = self.jobs.get_mut(index) {
+            job.stalled_until = Some(now.saturating_add(job.poll_interval));
+            job.poll_interval = (job.poll_interval * 2).min(POLL_MAX_NS);
+            job.polled_at = now;
+        }
+    }
+
+    /// When the current job goes on, if not now. What it stalled counts as running.
+    fn still_stalled(&mut self, now: u64, index: usize) -> Option<u64> {
+        let job = self.jobs.get_mut(index)?;
+        let until = job.stalled_until?;
+        if until > now {
+            return Some(until);
+        }
+        job.stalled_until = None;
+        let stalled_ns = now.saturating_sub(job.polled_at);
+        job.unyielded_ns += stalled_ns;
+        job.active_ns += stalled_ns;
+        self.busy_ns += stalled_ns;
+        None
+    }
+
+    /// Sets a running job aside: behind its equals if its slice is over, in its place otherwise.
+    fn requeue(&mut self, now: u64, index: usize) {
+        let slice_over = self.slice_over(now);
+        self.serial += 1;
+        if let Some(job) = self.jobs.get_mut(index) {
+            if slice_over {
+                job.order = self.serial;
+            }
+            self.make_ready(index);
+        }
+    }
+
+    fn wake_due(&mut self, now: u64) {
+        for _ in 0..POLLS_PER_PASS {
+            let Some(&(poll_at, index)) = self.waiting.first() else { return };
+            if poll_at > now {
+                return;
+            }
+            self.waiting.pop_first();
+            if let Some(job) = self.jobs.get_mut(index) {
+                let since = job.waiting_since.take().unwrap_or(now);
+                job.active_ns += now.saturating_sub(since);
+            }
+            self.make_ready(index);
+        }
+    }
+
+    fn slice_over(&self, now: u64) -> bool {
+        now.saturating_sub(self.slice_began) >= self.limits.timeslice_ns
+    }
+
+    /// Whether somebody else should have the engine instead of the current job.
+    fn rival(&self, now: u64) -> bool {
+        let Some(job) = self.current.and_then(|index| self.jobs.get(index)) else { return false };
+        self.ready.first().is_some_and(|(Reverse(priority), _, _)| {
+            *priority > job.priority || (*priority == job.priority && self.slice_over(now))
+        })
+    }
+
+    fn unyielded(&self, index: usize) -> u64 {
+        self.jobs.get(index).map_or(0, |job| job.unyielded_ns)
+    }
+
+    fn account(&mut self, index: usize, ran_ns: u64, progress: Progress) {
+        let Some(job) = self.jobs.get_mut(index) else { return };
+        job.active_ns += ran_ns;
+        job.unyielded_ns = match progress {
+            Progress::Preemptible | Progress::Waiting => 0,
+            Progress::Running | Progress::Stalled | Progress::Ended | Progress::Faulted => {
+                job.unyielded_ns + ran_ns
+            }
+        };
+        if !matches!(progress, Progress::Waiting | Progress::Stalled) {
+            job.poll_interval = POLL_MIN_NS;
+        }
+    }
+
+    fn unlist(&mut self, index: usize) {
+        let Some(job) = self.jobs.get(index) else { return };
+        match job.place {
+            Place::Ready => self.ready.remove(&(Reverse(job.priority), job.order, index)),
+            Place::Waiting { poll_at } => self.waiting.remove(&(poll_at, index)),
+        };
+        if self.current == Some(index) {
+            self.current = None;
+        }
+    }
+
+    fn remove(&mut self, index: usize, faulted: bool) -> Option<J> {
+        let job = self.jobs.try_remove(index)?;
+        self.count_over(faulted);
+        job.payload
+    }
+
+    fn count_over(&mut self, faulted: bool) {
+        self.completed += 1;
+        self.faults += u64::from(faulted);
+    }
+
+    /// Nothing executes any more; whether somebody should be told.
+    fn idle_again(&mut self) -> bool {
+        self.executing = false;
+        let asked = std::mem::take(&mut self.asked);
+        asked || !self.ready.is_empty() || !self.reap.is_empty()
+    }
+}
+
+/// Whether the job used up its time.
+fn overrun<J>(limits: &Limits, job: &Job<J>) -> Option<Ended> {
+    if job.unyielded_ns >= limits.hang_ns {
+        Some(Ended::Hung(job.unyielded_ns))
+    } else if job.active_ns >= limits.request_ns {
+        Some(Ended::TimedOut(job.active_ns))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+#[path = "scheduler_tests.rs"]
+mod tests;

@@ -1,0 +1,179 @@
+//! Which MI command is executed by what, and the commands that steer the batch.
+
+use crate::decode::mi;
+use crate::fault::FaultCause;
+use crate::streamer::{Bus, Command, Flow, State, atomic, math};
+
+impl State {
+    /// Executes an MI command.
+    #[inline]
+    pub(super) fn execute_mi(
+        &mut self,
+        opcode: u8,
+        command: &Command<'_>,
+        bus: &mut Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        match opcode {
+            mi::NOOP => Ok(Flow::Next),
+            mi::ARB_CHECK => Ok(Flow::Arbitrate),
+            mi::BATCH_BUFFER_END => Ok(Flow::End),
+            mi::BATCH_BUFFER_START => self.batch_buffer_start(command),
+            mi::STORE_DATA_IMM => self.store_data_imm(command, bus),
+            mi::LOAD_REGISTER_IMM => self.load_register_imm(command, bus),
+            mi::LOAD_REGISTER_REG => self.load_register_reg(command, bus),
+            mi::LOAD_REGISTER_MEM => self.load_register_mem(command, bus),
+            mi::STORE_REGISTER_MEM => self.store_register_mem(command, bus),
+            mi::COPY_MEM_MEM => self.copy_mem_mem(command, bus),
+            mi::MATH => math::execute(command, &mut self.registers).map(|()| Flow::Next),
+            mi::ATOMIC => {
+                if !self.is_privileged(command) {
+                    atomic::execute(command, &mut self.registers, bus)?;
+                }
+                Ok(Flow::Next)
+            }
+            mi::SEMAPHORE_WAIT => self.semaphore_wait(command, bus),
+            mi::CONDITIONAL_BATCH_BUFFER_END => self.conditional_end(command, bus),
+            mi::FLUSH_DW => self.flush_dw(command, bus),
+            mi::PREDICATE => self.predicate(command),
+            mi::SET_PREDICATE => self.set_predicate(command),
+            mi::ARB_ON_OFF => {
+                self.arbitration = command.bit(0);
+                Ok(Flow::Arbitrate)
+            }
+            mi::USER_INTERRUPT => {
+                self.interrupts += 1;
+                Ok(Flow::Next)
+            }
+            // Wakes waiters in signal mode; ours poll.
+            mi::SEMAPHORE_SIGNAL => Ok(Flow::Next),
+            // Writes to the context's status page, which clients cannot see.
+            mi::STORE_DATA_INDEX => {
+                command.require(3)?;
+                self.filter(true);
+                Ok(Flow::Next)
+            }
+            _ => self.execute_rare(opcode, command),
+        }
+    }
+
+    /// Commands without an effect on what a client can see.
+    fn execute_rare(&mut self, opcode: u8, command: &Command<'_>) -> Result<Flow, FaultCause> {
+        match opcode {
+            // MI_RS_CONTROL, MI_REPORT_HEAD, MI_URB_ATOMIC_ALLOC, MI_SUSPEND_FLUSH,
+            // MI_TOPOLOGY_FILTER, MI_SET_APPID, MI_RS_CONTEXT: they set up units that are not
+            // there, or write to the status page.
+            0x06 | 0x07 | 0x09 | 0x0b | 0x0d..=0x0f => Ok(Flow::Next),
+            // MI_WAIT_FOR_EVENT, MI_LOAD_SCAN_LINES_*, MI_DISPLAY_FLIP, MI_SET_CONTEXT,
+            // MI_FORCE_WAKEUP, MI_UPDATE_GTT: the display's or the kernel's.
+            0x03 | 0x12..=0x14 | 0x18 | 0x1d | 0x23 => {
+                self.filter(true);
+                Ok(Flow::Next)
+            }
+            // MI_CLFLUSH, MI_REPORT_PERF_COUNT, MI_RS_STORE_DATA_IMM, MI_LOAD_URB_MEM,
+            // MI_STORE_URB_MEM: parts of the render engine that draw or count.
+            0x27 | 0x28 | 0x2b..=0x2d => Ok(Flow::Skip),
+            _ => Err(FaultCause::Unknown { header: command.header }),
+        }
+    }
+
+    /// MI_BATCH_BUFFER_START. Bit 22 calls a second level, which returns here at its end; in the
+    /// second level it jumps, for there is no third. Without bit 22 it jumps, and leaves the second
+    /// level for good if it was there. Bit 15: only if MI_PREDICATE_RESULT_1 is set. Bit 8, PPGTT,
+    /// makes no difference: there is no other address space for clients.
+    fn batch_buffer_start(&mut self, command: &Command<'_>) -> Result<Flow, FaultCause> {
+        command.require(3)?;
+        if command.bit(15) && self.registers.predicate().result_1 & 1 == 0 {
+            return Ok(Flow::Next);
+        }
+        if !command.bit(22) {
+            self.return_to = None;
+        } else if self.return_to.is_none() {
+            let length = u64::from(command.dwords()) * 4;
+            self.return_to = Some(command.address.wrapping_add(length));
+        }
+        Ok(Flow::Jump(command.address(1, 4)?))
+    }
+
+    /// MI_CONDITIONAL_BATCH_BUFFER_END: the batch goes on while memory is greater than the value in
+    /// the command; otherwise all levels of it end. Bit 21 enables the comparison, bit 19 takes
+    /// memory as a mask and a value to be masked.
+    fn conditional_end(
+        &mut self,
+        command: &Command<'_>,
+        bus: &Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        command.require(4)?;
+        if !command.bit(21) || self.is_privileged(command) {
+            return Ok(Flow::Next);
+        }
+        let memory = if command.bit(19) {
+            let pair = bus.read_u64(command.address(2, 8)?)?;
+            (pair & pair >> 32) & 0xffff_ffff
+        } else {
+            bus.read_u32(command.address(2, 4)?)?.into()
+        };
+        if memory > u64::from(command.dword(1)) {
+            return Ok(Flow::Next);
+        }
+        self.return_to = None;
+        Ok(Flow::End)
+    }
+
+    /// MI_PREDICATE: compares (bits 1:0: true, false, sources equal, difference equals data),
+    /// combines with what was before (bits 4:3: set, and, or, xor) and loads the outcome, or its
+    /// inverse, into MI_PREDICATE_RESULT (bits 7:6: keep, -, load, load inverted).
+    fn predicate(&mut self, command: &Command<'_>) -> Result<Flow, FaultCause> {
+        let before = self.predicate_state;
+        let predicate = self.registers.predicate();
+        let difference = predicate.source0.wrapping_sub(predicate.source1);
+        let compared = match command.header & 3 {
+            0 => true,
+            1 => false,
+            2 => difference == 0,
+            _ => difference == predicate.data,
+        };
+        let combined = match command.header >> 3 & 3 {
+            0 => compared,
+            1 => before & compared,
+            2 => before | compared,
+            _ => before ^ compared,
+        };
+        match command.header >> 6 & 3 {
+            0 => {}
+            2 => predicate.result = combined.into(),
+            3 => predicate.result = (!combined).into(),
+            value => return Err(FaultCause::Invalid { field: "load operation", value }),
+        }
+        self.predicate_state = combined;
+        Ok(Flow::Next)
+    }
+
+    /// MI_SET_PREDICATE: from here on commands do nothing, by the state of MI_PREDICATE_RESULT_2
+    /// (1: if clear, 2: if set) or MI_PREDICATE_RESULT (3: if clear, 4: if set), or always (15).
+    /// Only MI_SET_PREDICATE itself and MI_BATCH_BUFFER_END are executed then.
+    fn set_predicate(&mut self, command: &Command<'_>) -> Result<Flow, FaultCause> {
+        let predicate = self.registers.predicate();
+        self.inhibited = match command.header & 0xf {
+            0 => false,
+            1 => predicate.result_2 & 1 == 0,
+            2 => predicate.result_2 & 1 != 0,
+            3 => predicate.result & 1 == 0,
+            4 => predicate.result & 1 != 0,
+            0xf => true,
+            value => return Err(FaultCause::Invalid { field: "predicate enable", value }),
+        };
+        Ok(Flow::Next)
+    }
+
+    /// Bit 22 names the global GTT, which only privileged batches may use: the hardware turns such
+    /// a command of a client into MI_NOOP.
+    pub(super) fn is_privileged(&mut self, command: &Command<'_>) -> bool {
+        self.filter(command.bit(22))
+    }
+
+    /// Counts what was filtered out.
+    pub(super) fn filter(&mut self, filtered: bool) -> bool {
+        self.filtered += u64::from(filtered);
+        filtered
+    }
+}

@@ -1,0 +1,159 @@
+//! Semaphores and flushes.
+
+use crate::fault::FaultCause;
+use crate::streamer::{Bus, Command, Flow, State};
+
+/// What MI_SEMAPHORE_WAIT waits for: that the dword at `address` compares to `data`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SemaphoreWait {
+    /// The semaphore.
+    pub address: u64,
+    /// Memory on the left, `data` on the right.
+    pub compare: Compare,
+    /// The value in the command.
+    pub data: u32,
+    /// MI_ARB_ON_OFF allows the engine to run another context meanwhile.
+    pub preemptible: bool,
+}
+
+/// A comparison of unsigned numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compare {
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `==`
+    Equal,
+    /// `!=`
+    NotEqual,
+}
+
+impl Compare {
+    /// Whether `memory` compares to `data`.
+    #[must_use]
+    pub fn holds(self, memory: u32, data: u32) -> bool {
+        match self {
+            Self::Greater => memory > data,
+            Self::GreaterOrEqual => memory >= data,
+            Self::Less => memory < data,
+            Self::LessOrEqual => memory <= data,
+            Self::Equal => memory == data,
+            Self::NotEqual => memory != data,
+        }
+    }
+
+    fn from_bits(bits: u32) -> Result<Self, FaultCause> {
+        Ok(match bits {
+            0 => Self::Greater,
+            1 => Self::GreaterOrEqual,
+            2 => Self::Less,
+            3 => Self::LessOrEqual,
+            4 => Self::Equal,
+            5 => Self::NotEqual,
+            value => return Err(FaultCause::Invalid { field: "compare operation", value }),
+        })
+    }
+}
+
+/// What a flush writes when it is done.
+mod post_sync {
+    pub(super) const NOTHING: u32 = 0;
+    pub(super) const IMMEDIATE: u32 = 1;
+    pub(super) const DEPTH_COUNT: u32 = 2;
+    pub(super) const TIMESTAMP: u32 = 3;
+}
+
+impl State {
+    /// MI_SEMAPHORE_WAIT. Signal mode (bit 15 clear) waits for an MI_SEMAPHORE_SIGNAL before it
+    /// looks at memory again; looking more often than that cannot be told apart, so both modes poll.
+    pub(super) fn semaphore_wait(
+        &mut self,
+        command: &Command<'_>,
+        bus: &Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        command.require(4)?;
+        if self.is_privileged(command) {
+            return Ok(Flow::Next);
+        }
+        let compare = Compare::from_bits(command.header >> 12 & 7)?;
+        let data = command.dword(1);
+        let address = command.address(2, 4)?;
+        if compare.holds(bus.read_u32(address)?, data) {
+            return Ok(Flow::Arbitrate);
+        }
+        Ok(Flow::Wait(SemaphoreWait { address, compare, data, preemptible: self.arbitration }))
+    }
+
+    /// MI_FLUSH_DW: nothing to flush here, but the post-sync operation writes. Four dwords write a
+    /// dword, five a qword.
+    pub(super) fn flush_dw(
+        &mut self,
+        command: &Command<'_>,
+        bus: &mut Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        if command.bit(8) {
+            self.interrupts += 1;
+        }
+        let operation = command.header >> 14 & 3;
+        let value = match operation {
+            post_sync::NOTHING => return Ok(Flow::Next),
+            post_sync::IMMEDIATE => {
+                command.require(4)?;
+                command.qword(3)
+            }
+            post_sync::TIMESTAMP => {
+                command.require(3)?;
+                bus.clock.ticks()
+            }
+            value => return Err(FaultCause::Invalid { field: "post-sync operation", value }),
+        };
+        // Bit 2 of the address names the global GTT, bit 21 of the header the status page.
+        if command.bit(21) || command.dword(1) & 4 != 0 {
+            self.filtered += 1;
+            return Ok(Flow::Next);
+        }
+        let address = command.address(1, 8)?;
+        if operation == post_sync::IMMEDIATE && command.dwords() < 5 {
+            bus.write_u32(address, command.dword(3))?;
+        } else {
+            bus.write_u64(address, value)?;
+        }
+        Ok(Flow::Next)
+    }
+
+    /// PIPE_CONTROL: as MI_FLUSH_DW, on rcs0. The depth count is always 0, because nothing is
+    /// drawn.
+    pub(super) fn pipe_control(
+        &mut self,
+        command: &Command<'_>,
+        bus: &mut Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        command.require(2)?;
+        let flags = command.dword(1);
+        if flags >> 8 & 1 != 0 {
+            self.interrupts += 1;
+        }
+        let value = match flags >> 14 & 3 {
+            post_sync::IMMEDIATE => {
+                command.require(6)?;
+                command.qword(4)
+            }
+            post_sync::DEPTH_COUNT => 0,
+            post_sync::TIMESTAMP => bus.clock.ticks(),
+            _ => return Ok(Flow::Next),
+        };
+        command.require(4)?;
+        if flags >> 24 & 1 != 0 || flags >> 21 & 1 != 0 {
+            self.filtered += 1;
+            return Ok(Flow::Next);
+        }
+        let address = command.address(2, 8)?;
+        bus.write_u64(address, value)?;
+        Ok(Flow::Next)
+    }
+}
