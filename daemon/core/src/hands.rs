@@ -17,6 +17,8 @@ pub trait Hands: Send + Sync + 'static {
     type Buffer: Send + Sync + 'static;
     /// Completion of a submission.
     type Fence: Clone + Send + Sync + 'static;
+    /// A container of a fence or of a timeline of fences. Clones are the same object.
+    type Syncobj: Clone + Send + Sync + 'static;
 
     /// Makes an empty address space.
     ///
@@ -60,6 +62,44 @@ pub trait Hands: Send + Sync + 'static {
         context: &Self::Context,
         submission: &Submission<'_, Self>,
     ) -> Result<Submitted<Self::Fence>, Refusal>;
+
+    /// Whether two buffers are the same memory (one of them was imported).
+    fn same_buffer(&self, first: &Self::Buffer, second: &Self::Buffer) -> bool;
+
+    /// Makes a syncobj, empty or holding a signalled fence.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn create_syncobj(&self, signalled: bool) -> Result<Self::Syncobj, Refusal>;
+
+    /// Takes the fences out.
+    fn reset_syncobj(&self, syncobj: &Self::Syncobj);
+
+    /// Puts a signalled fence in, for point 0 in place of what was there.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn signal_syncobj(&self, syncobj: &Self::Syncobj, point: u64) -> Result<(), Refusal>;
+
+    /// Puts a fence in, for point 0 in place of what was there.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn put_fence(
+        &self,
+        syncobj: &Self::Syncobj,
+        point: u64,
+        fence: &Self::Fence,
+    ) -> Result<(), Refusal>;
+
+    /// The fence of a point; `None` if nothing was put in for it yet.
+    fn syncobj_fence(&self, syncobj: &Self::Syncobj, point: u64) -> Option<Self::Fence>;
+
+    /// The last point that has signalled, or with `submitted` that was put in.
+    fn syncobj_point(&self, syncobj: &Self::Syncobj, submitted: bool) -> u64;
+
+    /// Whether the fence has signalled, however it ended.
+    fn is_signalled(&self, fence: &Self::Fence) -> bool;
 }
 
 /// A context as it is made on the device: recorded parameters, immutable from then on except for
@@ -133,6 +173,12 @@ pub struct Submission<'a, H: Hands + ?Sized> {
     pub objects: &'a [Object<'a, H::Buffer>],
     /// Start after these.
     pub after: &'a [H::Fence],
+    /// Start together with these (FENCE_SUBMIT).
+    pub along: &'a [H::Fence],
+    /// Put the submission's fence into these, at these points, also when it is lost.
+    pub signals: &'a [(H::Syncobj, u64)],
+    /// Relocations: object, offset in it, canonical address to write there before the batch starts.
+    pub patches: &'a [(usize, u64, u64)],
     /// FENCE_OUT.
     pub want_fence: bool,
 }

@@ -54,6 +54,8 @@ pub trait DeviceFile: Send + Sync + 'static {
     type Buffer: Send + Sync + 'static;
     /// Completion of a request.
     type Fence: Clone + Send + Sync + 'static;
+    /// A container of a fence or of a timeline of fences. Clones are the same object.
+    type Syncobj: Clone + Send + Sync + 'static;
 
     /// Makes an empty address space.
     ///
@@ -136,6 +138,98 @@ pub trait DeviceFile: Send + Sync + 'static {
 
     /// A fence that signals when both have, with the first error of the two.
     fn merge_fences(&self, first: &Self::Fence, second: &Self::Fence) -> Self::Fence;
+
+    /// The fences that the CPU must wait for before it touches the buffer: the last writer's, or to
+    /// write, everybody's. Reports [`DeviceEvent::BufferIdle`] with `token` when they have signalled;
+    /// answers true, and reports nothing, if they have already.
+    fn watch_buffer_access(&self, buffer: &Self::Buffer, write: bool, token: u64) -> bool;
+
+    /// The buffer behind an fd that [`Self::share_buffer`] of any file of this device gave, and its
+    /// size in bytes. The buffer is the same object: work of both sessions is ordered on it.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotABuffer`] for any other fd.
+    fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(Self::Buffer, u64), DeviceError>;
+
+    /// Whether two handles are the same memory.
+    fn same_buffer(&self, first: &Self::Buffer, second: &Self::Buffer) -> bool;
+
+    /// The render engine's timestamp, in ticks of [`Description::timestamp_hz`].
+    fn timestamp(&self) -> u64;
+
+    /// Makes a syncobj, empty or holding a signalled fence.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn create_syncobj(&self, signalled: bool) -> Result<Self::Syncobj, DeviceError>;
+
+    /// Takes the fences out. Work that waits for them goes on waiting for them.
+    fn reset_syncobj(&self, syncobj: &Self::Syncobj);
+
+    /// Puts a signalled fence in: in place of what was there for point 0, else as a point of the
+    /// timeline.
+    ///
+    /// # Errors
+    /// Too many pending points.
+    fn signal_syncobj(&self, syncobj: &Self::Syncobj, point: u64) -> Result<(), DeviceError>;
+
+    /// Puts a fence in, as [`Self::signal_syncobj`] does.
+    ///
+    /// # Errors
+    /// Too many pending points.
+    fn put_fence(
+        &self,
+        syncobj: &Self::Syncobj,
+        point: u64,
+        fence: &Self::Fence,
+    ) -> Result<(), DeviceError>;
+
+    /// The fence in the syncobj, for a point above 0 the one that signals when the point is reached;
+    /// `None` if nothing was put in for that yet.
+    fn syncobj_fence(&self, syncobj: &Self::Syncobj, point: u64) -> Option<Self::Fence>;
+
+    /// The last point of the timeline that has signalled, or with `submitted` that was put in; 0 for
+    /// a binary object.
+    fn syncobj_point(&self, syncobj: &Self::Syncobj, submitted: bool) -> u64;
+
+    /// Waits for syncobjs: `Ok(Some(first))` at once if the condition holds, otherwise `Ok(None)`
+    /// and [`DeviceEvent::SyncobjsReady`] with `token` when it does. The caller keeps the time.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoFence`] when an object holds no fence and `wait.for_submit` is not set.
+    fn watch_syncobjs(
+        &self,
+        wait: &SyncobjWait<'_, Self::Syncobj>,
+        token: u64,
+    ) -> Result<Option<u32>, DeviceError>;
+
+    /// Forgets a wait that has not ended; no event follows.
+    fn unwatch_syncobjs(&self, token: u64);
+
+    /// An fd that stands for the syncobj, for [`Self::import_syncobj`] of any file of this device.
+    ///
+    /// # Errors
+    /// Out of fds.
+    fn export_syncobj(&self, syncobj: &Self::Syncobj) -> Result<OwnedFd, DeviceError>;
+
+    /// The syncobj behind an fd.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotASyncobj`] for any other fd.
+    fn import_syncobj(&self, fd: BorrowedFd<'_>) -> Result<Self::Syncobj, DeviceError>;
+}
+
+/// What [`DeviceFile::watch_syncobjs`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncobjWait<'a, Syncobj> {
+    /// Objects and points; point 0 is whatever fence is in it.
+    pub objects: &'a [(Syncobj, u64)],
+    /// All of them, not any.
+    pub all: bool,
+    /// Also for fences that were not put in yet.
+    pub for_submit: bool,
+    /// For fences to be put in, not for them to signal.
+    pub available: bool,
 }
 
 /// Where a device reports what happened. Called from any thread; must not block.
@@ -154,10 +248,17 @@ pub enum DeviceEvent {
         /// How it ended.
         outcome: Outcome,
     },
-    /// The wait of [`DeviceFile::watch_buffer`] is over.
+    /// The wait of [`DeviceFile::watch_buffer`] or [`DeviceFile::watch_buffer_access`] is over.
     BufferIdle {
         /// As given there.
         token: u64,
+    },
+    /// The wait of [`DeviceFile::watch_syncobjs`] is over.
+    SyncobjsReady {
+        /// As given there.
+        token: u64,
+        /// Position of the first that signalled.
+        first: u32,
     },
 }
 
@@ -254,6 +355,12 @@ pub struct Submission<'a, F: DeviceFile + ?Sized> {
     pub objects: &'a [Object<'a, F::Buffer>],
     /// Start after these.
     pub after: &'a [F::Fence],
+    /// Start together with these: once their work has started (FENCE_SUBMIT).
+    pub along: &'a [F::Fence],
+    /// Put the request's fence into these, at these points, also when the request is lost.
+    pub signals: &'a [(F::Syncobj, u64)],
+    /// Written to the objects right before the batches start (relocations).
+    pub patches: &'a [Patch],
     /// Whether the caller wants [`Submitted::fence`].
     pub want_fence: bool,
 }
@@ -295,6 +402,17 @@ pub struct Object<'a, B> {
     pub asynchronous: bool,
     /// Part of error dumps.
     pub capture: bool,
+}
+
+/// A relocation to carry out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patch {
+    /// Position in [`Submission::objects`].
+    pub object: usize,
+    /// Where in the object, in bytes; the eight bytes lie inside it.
+    pub offset: u64,
+    /// A canonical GPU address.
+    pub value: u64,
 }
 
 /// What became of a submission.
@@ -386,6 +504,12 @@ pub enum DeviceError {
     OutOfFds,
     /// The fd is not a fence of this device.
     NotAFence,
+    /// The fd is not a buffer of this device.
+    NotABuffer,
+    /// The fd is not a syncobj of this device.
+    NotASyncobj,
+    /// A syncobj holds no fence.
+    NoFence,
     /// The device is wedged or gone.
     Lost,
     /// Anything else: a positive errno and what was being done.
@@ -403,6 +527,9 @@ impl std::fmt::Display for DeviceError {
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::OutOfFds => f.write_str("out of file descriptors"),
             Self::NotAFence => f.write_str("not a fence of this device"),
+            Self::NotABuffer => f.write_str("not a buffer of this device"),
+            Self::NotASyncobj => f.write_str("not a syncobj of this device"),
+            Self::NoFence => f.write_str("a syncobj holds no fence"),
             Self::Lost => f.write_str("the device is wedged or gone"),
             Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
         }
