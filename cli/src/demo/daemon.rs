@@ -1,10 +1,12 @@
 //! A daemon of our own: a real `gpu-brokerd` process with a private socket, ended with the demo.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gpu_broker_client::Connection;
@@ -33,6 +35,7 @@ impl Daemon {
     pub(crate) fn start() -> Result<(Self, Connection), String> {
         let directory = private_directory()
             .map_err(|e| format!("cannot make a private directory for the socket: {e}"))?;
+        remove_on_signal(directory.path());
         let begin = Instant::now();
         let child = spawn(directory.path())
             .map_err(|e| format!("cannot start the daemon from this executable: {e}"))?;
@@ -112,7 +115,29 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
+        directories().remove(self.directory.path());
     }
+}
+
+/// Directories of the daemons that are running.
+static DIRECTORIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn directories() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ctrl-C ends us without unwinding, so the handler removes what `drop` would have removed. The
+/// daemon and the clients notice by themselves that we are gone.
+fn remove_on_signal(directory: &Path) {
+    const INTERRUPTED: i32 = 130;
+    directories().insert(directory.to_owned());
+    // A second daemon finds the handler in place. Without one only a directory would be left.
+    let _ = ctrlc::try_set_handler(|| {
+        for directory in directories().iter() {
+            let _ = fs::remove_dir_all(directory);
+        }
+        std::process::exit(INTERRUPTED);
+    });
 }
 
 /// In the user's runtime directory if there is one, because a socket's path must be short.
