@@ -262,3 +262,6 @@ impl DeviceFile for SoftFile {
         Fence::merge(first, second)
     }
 }
+
+#[cfg(test)]
+mod tests;
