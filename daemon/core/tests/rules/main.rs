@@ -1,0 +1,13 @@
+//! The rules, tested through [`Session`](gpu_broker_core::Session) with a fake device. One module
+//! per part of the rule table; `ops` runs random histories against a model of it.
+#![cfg(not(loom))]
+
+mod bans;
+mod clones;
+mod engine_maps;
+mod execbufs;
+mod fake;
+mod lifecycle;
+mod ops;
+mod params;
+mod rig;
