@@ -276,11 +276,15 @@ impl Streamer {
 
     /// Moves on after a command.
     fn follow(&mut self, flow: Flow, dwords: u32, left: &mut i64) -> Option<Stop> {
+        self.at_arbitration = false;
+        if flow == Flow::Blit {
+            // It counts, and costs, when the blitter is done.
+            return None;
+        }
         *left -= 1 + i64::from(dwords / 16);
         self.counters.commands += 1;
-        self.at_arbitration = false;
         match flow {
-            Flow::Next => self.fetch.advance(dwords),
+            Flow::Next | Flow::Blit => self.fetch.advance(dwords),
             Flow::Skip => {
                 self.counters.skipped += 1;
                 self.fetch.advance(dwords);
@@ -300,10 +304,6 @@ impl Streamer {
                 // It is not executed yet.
                 self.counters.commands -= 1;
                 return Some(Stop::Waiting(wait));
-            }
-            Flow::Blit => {
-                // Counted when the blit is done.
-                self.counters.commands -= 1;
             }
             Flow::End => match self.state.return_to.take() {
                 Some(address) => self.fetch.jump(address),
