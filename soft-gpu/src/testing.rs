@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::{Clock, EngineKind, EngineSpec, Memory, MemoryFault, Stop, Streamer};
+use crate::{Clock, EngineKind, EngineSpec, Fault, Memory, MemoryFault, Stop, Streamer};
 
 /// One mapped range; everything else faults.
 pub(crate) struct TestMemory {
@@ -97,6 +97,8 @@ impl Clock for TestClock {
 /// Where batches of [`Bench::run`] start, and the memory that they can use.
 pub(crate) const BATCH: u64 = 0x10_0000;
 pub(crate) const DATA: u64 = 0x11_0000;
+/// [`DATA`] as an operand.
+pub(crate) const D: u32 = 0x11_0000;
 
 /// An engine with memory from [`BATCH`] on.
 pub(crate) struct Bench {
@@ -134,5 +136,18 @@ impl Bench {
 
     pub(crate) fn general(&self, index: usize) -> u64 {
         self.streamer.registers().general(index)
+    }
+}
+
+/// A render engine.
+pub(crate) fn render() -> Bench {
+    Bench::new(EngineKind::Render)
+}
+
+/// The fault that ended a run.
+pub(crate) fn fault(stop: Stop) -> Fault {
+    match stop {
+        Stop::Fault(fault) => fault,
+        Stop::Budget { .. } | Stop::Done | Stop::Waiting(_) => panic!("no fault but {stop:?}"),
     }
 }
