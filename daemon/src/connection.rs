@@ -349,3 +349,64 @@ fn farewell(socket: UnixSeqpacket, epitaph: Option<Epitaph>) {
     let _ = rustix::net::shutdown(&socket, Shutdown::Read);
     fds::dispose_connection(socket.into());
 }
+
+#[cfg(test)]
+mod tests {
+    use gpu_broker_core::Capabilities;
+    use gpu_broker_device::soft::SoftFile;
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink};
+    use gpu_broker_protocol::message::Hello;
+    use gpu_broker_protocol::{Request, version};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::peer::Peer;
+
+    /// A device with a bug.
+    struct Buggy;
+
+    impl Device for Buggy {
+        type File = SoftFile;
+
+        fn description(&self) -> Description {
+            panic!("not reached")
+        }
+
+        fn open(&self, _events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
+            panic!("the bug")
+        }
+
+        fn engine_usage(&self) -> Vec<EngineUsage> {
+            panic!("not reached")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_session_with_an_epitaph() {
+        let capabilities = Capabilities::kaby_lake_gt3();
+        let server = Arc::new(Server::new(Config::default(), Buggy, capabilities));
+        let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
+        let peer = Peer::of(&ours).expect("credentials");
+        let entry = server.directory.enter(peer, 1, 1).expect("room");
+        let connection = Connection::new(Arc::clone(&server), entry, ours);
+        let task = tokio::spawn(connection.serve());
+
+        let hello = Request::Hello(Hello {
+            major: version::MAJOR,
+            minor_min: 0,
+            minor_max: 0,
+            features: 0,
+            client_name: String::new(),
+        });
+        let mut packet = Vec::new();
+        codec::encode_request(1, &hello, &mut packet).expect("fits");
+        theirs.send(&packet).await.expect("room");
+        let mut answer = [0; 1024];
+        let info = theirs.recv(&mut answer).await.expect("an answer");
+        let (header, body) = Header::split(&answer[..info.bytes_read()]).expect("a header");
+        let Event::Epitaph(epitaph) = codec::decode_event(header.opcode, body).expect("an event");
+        assert_eq!(epitaph.code, EpitaphCode::Internal);
+        task.await.expect("the panic stays inside");
+        assert_eq!(server.directory.len(), 0, "the seat is free");
+    }
+}

@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, flag, object_flag};
 use gpu_broker_protocol::message::{
-    BufferCreate, BufferOf, BufferWait, ContextCreate, Event, FenceState, FenceStatusQuery, Hello,
-    HelloReply, Ping, Waited,
+    BufferCreate, BufferOf, BufferWait, ContextCreate, ContextDestroy, ContextParamRequest, Event,
+    FenceState, FenceStatusQuery, Hello, HelloReply, Ping, Waited,
 };
+use gpu_broker_protocol::param::{ContextParam, number};
 use gpu_broker_protocol::refusal::RefusalBody;
 use gpu_broker_protocol::status::StatusQuery;
 use gpu_broker_protocol::version::{MAJOR, MINOR_MAX, MINOR_MIN, feature};
 use gpu_broker_protocol::{
-    BufferId, EpitaphCode, FdSlot, Header, HeaderFlags, Opcode, Reason, Reply, Request, SessionId,
+    BufferId, ContextId, EpitaphCode, FdSlot, Header, HeaderFlags, Opcode, Reason, Reply, Request,
+    SessionId,
 };
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -205,8 +207,18 @@ impl Client {
         objects: &[ExecObject],
         fds: &[BorrowedFd<'_>],
     ) -> Result<Reply<OwnedFd>, RefusalBody> {
+        self.execbuf_in(ContextId::DEFAULT, flags, objects, fds)
+    }
+
+    fn execbuf_in(
+        &mut self,
+        context: ContextId,
+        flags: u64,
+        objects: &[ExecObject],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Reply<OwnedFd>, RefusalBody> {
         self.seq += 1;
-        let head = ExecbufHead { flags, ..ExecbufHead::default() };
+        let head = ExecbufHead { context: context.0, flags, ..ExecbufHead::default() };
         let mut bytes = Vec::new();
         codec::encode_execbuf(self.seq, &head, objects, &mut bytes).expect("fits");
         self.send(&bytes, fds).expect("the daemon reads");
@@ -267,6 +279,16 @@ impl Client {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let written = rustix::io::pwrite(&mapped.fd, &bytes, mapped.offset).expect("a memfd");
         assert_eq!(written, bytes.len());
+    }
+
+    /// A context whose work ends when it is destroyed.
+    fn context_without_persistence(&mut self) -> ContextId {
+        let answer = self.ask(Request::ContextCreate(ContextCreate::default()));
+        let Ok(Reply::ContextCreate(created)) = answer else { panic!("{answer:?}") };
+        let param = ContextParam::scalar(number::PERSISTENCE, 0);
+        let set = ContextParamRequest { context: created.context, param };
+        self.ask(Request::ContextSetParam(set)).expect("a proto-context takes it");
+        created.context
     }
 
     /// A batch buffer that jumps to its own start for ever, at a pinned address.
@@ -438,15 +460,18 @@ fn what_breaks_the_protocol_ends_that_session_only() {
 
 #[test]
 fn waits_end_late_or_not_at_all_and_nobody_else_waits() {
-    let daemon = Daemon::start("[session]\npending_waits = 2\n");
+    let daemon = Daemon::start("[session]\npending_waits = 2\nfences = 1\n");
     let mut client = daemon.client();
     let batch = client.endless_batch();
-    let executed = client.execbuf(flag::FENCE_OUT, &[batch], &[]);
+    let context = client.context_without_persistence();
+    let executed = client.execbuf_in(context, flag::FENCE_OUT, &[batch], &[]);
     let Ok(Reply::Execbuf(executed)) = executed else { panic!("{executed:?}") };
     let fence = executed.fence.expect("FENCE_OUT");
     let query = || Request::FenceStatus(FenceStatusQuery { fd: FdSlot });
     let answer = client.ask_with(query(), &[fence.as_fd()]);
     assert!(matches!(answer, Ok(Reply::FenceStatus(FenceState::Pending))), "{answer:?}");
+
+    refused(client.execbuf_in(context, flag::FENCE_OUT, &[batch], &[]), Reason::FenceLimit);
 
     let wait = |timeout_ns| {
         Request::BufferWait(BufferWait { buffer: batch.buffer(), flags: 0, timeout_ns })
@@ -459,7 +484,9 @@ fn waits_end_late_or_not_at_all_and_nobody_else_waits() {
     ping(&mut client);
     ping(&mut daemon.client());
 
-    // The batch is found to hang in the end; the waits end with it and the fence says EIO.
+    // The waits end with the work, and the fence says EIO.
+    let destroy = Request::ContextDestroy(ContextDestroy { context, pad: 0 });
+    client.ask(destroy).expect("it is ours");
     let mut ended = Vec::new();
     for _ in 0..2 {
         match client.hear() {
@@ -473,6 +500,10 @@ fn waits_end_late_or_not_at_all_and_nobody_else_waits() {
     assert!((1..3_600_000_000_000).contains(&ended[1].1), "{ended:?}");
     let answer = client.ask_with(query(), &[fence.as_fd()]);
     assert!(matches!(answer, Ok(Reply::FenceStatus(FenceState::Failed(5)))), "{answer:?}");
+    let short = client.buffer(4096);
+    client.write(short, &[0x0a << 23, 0]);
+    let object = ExecObject { handle: short.0, ..ExecObject::default() };
+    client.execbuf(flag::FENCE_OUT, &[object], &[]).expect("a signalled fence does not count");
 }
 
 #[test]
@@ -598,4 +629,54 @@ fn wrong_command_lines_and_configurations_are_explained() {
     std::fs::write(&file, "[daemon]\nsessions = 3\n").expect("writable");
     let good = command(&["--check-config", "--config", file_name]).output().expect("starts");
     assert!(good.status.success());
+}
+
+/// A listening socket that a child inherits, and the child's environment for it.
+fn pass_socket(child: &mut Command, path: &Path, kind: SocketType) -> OwnedFd {
+    // Without CLOEXEC: other children of this test may inherit it as well, and ignore it.
+    let flags = SocketFlags::empty();
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).expect("socket");
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).expect("short")).expect("free");
+    rustix::net::listen(&socket, 8).expect("bound");
+    let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    child.env("LISTEN_FDS", "1").env("LISTEN_FDS_FIRST_FD", number.to_string());
+    socket
+}
+
+#[test]
+fn systemd_passes_the_socket_and_hears_of_start_and_stop() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let socket = directory.path().join("passed.sock");
+    let notify = directory.path().join("notify.sock");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&notify).expect("free");
+    systemd.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let mut command = command(&["--device", "soft"]);
+    let passed = pass_socket(&mut command, &socket, SocketType::SEQPACKET);
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "20000");
+    let child = command.stderr(Stdio::piped()).spawn().expect("starts");
+    let mut daemon = Daemon { child, socket, _directory: directory };
+    let hear = || {
+        let mut bytes = [0; 64];
+        let length = systemd.recv(&mut bytes).expect("the daemon notifies");
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    ping(&mut daemon.client());
+    assert_eq!(hear(), "WATCHDOG=1");
+    assert!(daemon.terminate().success());
+    assert!(daemon.socket.exists(), "the file is systemd's");
+    while hear() != "STOPPING=1" {}
+    drop(passed);
+}
+
+#[test]
+fn a_passed_socket_of_another_type_is_refused_with_a_hint() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut command = command(&["--device", "soft"]);
+    let path = directory.path().join("stream.sock");
+    let _passed = pass_socket(&mut command, &path, SocketType::STREAM);
+    let output = command.output().expect("starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("ListenSequentialPacket="), "{said}");
 }
