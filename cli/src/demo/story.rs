@@ -247,19 +247,18 @@ fn confinement(who: &str, found: &Confinement) -> Vec<String> {
     if !found.refused.is_empty() {
         lines.push(format!("  not allowed on this machine: {}", found.refused.join(", ")));
     }
-    let nodes = match found.nodes_before.len() {
-        0 => "the machine has no GPU node".to_owned(),
-        count => format!("{count} GPU nodes outside"),
+    let outside = found.nodes_before.len();
+    let nodes = match (outside, found.nodes_open.len()) {
+        (0, 0) => styled(GOOD, "there is no GPU node on this machine"),
+        (_, 0) => styled(GOOD, format!("of {outside} GPU nodes outside, none can be opened")),
+        (_, open) => styled(BAD, format!("{open} GPU nodes can still be opened")),
     };
-    let verdict = if found.holds() {
-        styled(GOOD, "none can be opened")
-    } else {
-        styled(BAD, format!("{} can still be opened", found.nodes_open.len()))
+    let entries = match found.dev_entries {
+        None => "/dev cannot be read".to_owned(),
+        Some(0) => "/dev is empty".to_owned(),
+        Some(count) => format!("/dev has {count} entries"),
     };
-    lines.push(format!(
-        "  tried: /dev/dri {}, {} entries in /dev, {nodes}, {verdict}",
-        found.dev_dri, found.dev_entries
-    ));
+    lines.push(format!("  tried: {entries}, /dev/dri {}; {nodes}", found.dev_dri));
     lines
 }
 
