@@ -57,9 +57,8 @@ fn slow_hangs_never_ban() {
 fn a_hang_bans_a_context_that_is_not_recoverable_and_three_end_the_session() {
     let rig = rig();
     for hangs in 1..=3 {
-        let context = rig
-            .create_ext(vec![set_node(ContextParam::scalar(number::RECOVERABLE, 0))])
-            .unwrap();
+        let context =
+            rig.create_ext(vec![set_node(ContextParam::scalar(number::RECOVERABLE, 0))]).unwrap();
         hang(&rig, context, 1000 + 100 * hangs);
         assert!(is_banned(&rig, context));
         assert_eq!(score(&rig), 3 * u32::try_from(hangs).unwrap());

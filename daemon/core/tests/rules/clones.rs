@@ -2,9 +2,9 @@
 
 use gpu_broker_core::Capabilities;
 use gpu_broker_core::hands::Slot;
+use gpu_broker_protocol::ContextId;
 use gpu_broker_protocol::limits::EXTENSIONS_PER_CHAIN_MAX;
 use gpu_broker_protocol::param::*;
-use gpu_broker_protocol::ContextId;
 
 use crate::refused;
 use crate::rig::*;
@@ -124,7 +124,8 @@ fn chain_order_decides() {
 
 #[test]
 fn sseu_needs_equal_maps() {
-    let sseu = gpu_broker_core::SseuTopology { slice_mask: 1, subslice_mask: 0xff, eus_per_subslice: 8 };
+    let sseu =
+        gpu_broker_core::SseuTopology { slice_mask: 1, subslice_mask: 0xff, eus_per_subslice: 8 };
     let rig = rig_with(Capabilities { graphics_version: 11, sseu, ..kbl() }, NOBODY);
     let source = rig.create_ext(vec![set_node(map(&[BCS, RCS]))]).unwrap();
     let half = Sseu {
@@ -147,7 +148,10 @@ fn sseu_needs_equal_maps() {
         vec![clone_node(source, clone_flag::SSEU | clone_flag::ENGINES)],
     ] {
         let copy = rig.create_ext(chain).unwrap();
-        assert_eq!(rig.get_param(copy, ContextParam::sseu(half)).unwrap(), ContextParam::sseu(half));
+        assert_eq!(
+            rig.get_param(copy, ContextParam::sseu(half)).unwrap(),
+            ContextParam::sseu(half)
+        );
     }
 }
 
@@ -223,7 +227,8 @@ fn chains() {
     refused!(ReservedNotZero, rig.create_ext(vec![Extension { rsvd: [1, 0, 0, 0], ..set() }]));
     refused!(ExtensionUnknown, rig.create_ext(vec![Extension::new(2, CreateExtension::Unknown)]));
     refused!(ExtensionUnknown, rig.create_ext(vec![Extension { name: 1, ..set() }]));
-    let body = CreateExtension::SetParam { context: ContextId(1), param: ContextParam::priority(0) };
+    let body =
+        CreateExtension::SetParam { context: ContextId(1), param: ContextParam::priority(0) };
     refused!(ExtensionContextId, rig.create_ext(vec![Extension::new(0, body)]));
     // Without the flag nobody looks at the chain.
     rig.create_with(0, vec![Extension::new(9, CreateExtension::Unknown)]).unwrap();

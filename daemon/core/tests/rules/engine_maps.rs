@@ -91,7 +91,12 @@ fn impossible_siblings_are_found_at_materialisation_and_leave_the_proto() {
     assert_eq!(rig.device.counts(), (1, 1, 0), "a failed materialisation left something behind");
 }
 
-fn bond(index: u16, master: EngineId, flags: u64, engines: &[EngineId]) -> Extension<EngineExtension> {
+fn bond(
+    index: u16,
+    master: EngineId,
+    flags: u64,
+    engines: &[EngineId],
+) -> Extension<EngineExtension> {
     let body = EngineExtension::Bond {
         master,
         virtual_index: index,
@@ -130,7 +135,8 @@ fn bonds_are_checked_and_ignored() {
 #[test]
 fn parallel_submit() {
     let rig = rig();
-    let set = |slots: &[EngineId], extension| rig.set(rig.create(), map_with(slots, vec![extension]));
+    let set =
+        |slots: &[EngineId], extension| rig.set(rig.create(), map_with(slots, vec![extension]));
     let both = [VCS0, VCS1];
     refused!(ParallelShape, set(&[GAP], parallel(9, 2, 2, &both)));
     refused!(EngineSlotRange, set(&[GAP], parallel(1, 2, 1, &both)));

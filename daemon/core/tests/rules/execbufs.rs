@@ -29,14 +29,22 @@ fn each_check_comes_before_the_next() {
     let rig = limited(
         kbl(),
         NOBODY,
-        SessionLimits { objects_per_execbuf: 2, submissions_in_flight: 1, ..SessionLimits::default() },
+        SessionLimits {
+            objects_per_execbuf: 2,
+            submissions_in_flight: 1,
+            ..SessionLimits::default()
+        },
     );
     let good = rig.buffer(8192);
     let bad = ExecObject { handle: 99, ..object(99) };
     // Everything is wrong with this one; one fault after the other is taken away.
     let mut head = ExecbufHead {
         context: 77,
-        flags: flag::UNKNOWN | flag::SECURE | flag::FENCE_IN | flag::FENCE_SUBMIT | flag::FENCE_ARRAY,
+        flags: flag::UNKNOWN
+            | flag::SECURE
+            | flag::FENCE_IN
+            | flag::FENCE_SUBMIT
+            | flag::FENCE_ARRAY,
         batch_start_offset: 4,
         batch_len: 0,
         dr1: 1,
@@ -48,7 +56,10 @@ fn each_check_comes_before_the_next() {
     refused!(ExecFlags, rig.submit(head, &[bad]));
     head.flags &= !flag::UNKNOWN;
     for obsolete in [1 << 6, 1 << 7, flag::RESOURCE_STREAMER] {
-        refused!(ExecFlags, rig.submit(ExecbufHead { flags: head.flags | obsolete, ..head }, &[bad]));
+        refused!(
+            ExecFlags,
+            rig.submit(ExecbufHead { flags: head.flags | obsolete, ..head }, &[bad])
+        );
     }
     let no_array = ExecbufHead { flags: head.flags & !flag::FENCE_ARRAY, num_cliprects: 1, ..head };
     refused!(ExecCliprects, rig.submit(no_array, &[bad]));
@@ -155,7 +166,8 @@ fn parallel_slots_take_a_batch_each() {
     rig.submit(ExecbufHead { flags: flag::BATCH_FIRST, ..head }, &objects).unwrap();
     let seen = rig.device.last_submission();
     assert_eq!(seen.batches, [(seen.addresses[0], 4096), (seen.addresses[1], 8192)]);
-    let written = |object: ExecObject| ExecObject { flags: object.flags | object_flag::WRITE, ..object };
+    let written =
+        |object: ExecObject| ExecObject { flags: object.flags | object_flag::WRITE, ..object };
     refused!(BatchWritten, rig.submit(head, &[objects[0], written(objects[1]), objects[2]]));
     rig.submit(head, &[written(objects[0]), objects[1], objects[2]]).unwrap();
 }
@@ -174,7 +186,10 @@ fn object_rules() {
     refused!(ObjectAddress, try_one(pinned(a, 4097)));
     refused!(ObjectAddress, try_one(pinned(a, 1 << 47)));
     try_one(pinned(a, 0xffff_8000_0000_0000)).unwrap();
-    refused!(ObjectPad, try_one(ExecObject { pad_to_size: 4097, ..with(object_flag::PAD_TO_SIZE) }));
+    refused!(
+        ObjectPad,
+        try_one(ExecObject { pad_to_size: 4097, ..with(object_flag::PAD_TO_SIZE) })
+    );
     try_one(ExecObject { pad_to_size: 4097, ..object(a) }).unwrap();
     refused!(ExecUnsupported, try_one(ExecObject { relocation_count: 1, ..object(a) }));
     refused!(ObjectDuplicate, rig.run(0, &[object(a), object(a), batch]));
@@ -233,7 +248,10 @@ fn objects_stay_where_they_are_and_only_news_is_told() {
     // The same again: nothing is fresh; the client still expects 0 and is told.
     assert_eq!(rig.run(0, &objects).unwrap(), first);
     assert_eq!(rig.device.last_submission().fresh, [false, false]);
-    let told = [ExecObject { offset: first[0], ..objects[0] }, ExecObject { offset: first[1], ..objects[1] }];
+    let told = [
+        ExecObject { offset: first[0], ..objects[0] },
+        ExecObject { offset: first[1], ..objects[1] },
+    ];
     assert_eq!(rig.run(0, &told).unwrap(), []);
     // A wish does not move what is bound.
     let wish = [ExecObject { offset: 1 << 40, ..objects[0] }, told[1]];
@@ -248,7 +266,9 @@ fn objects_stay_where_they_are_and_only_news_is_told() {
 fn wishes_pins_zones_and_alignments() {
     let rig = rig();
     let low = |handle| ExecObject { handle, ..ExecObject::default() };
-    let run = |object: ExecObject| rig.run(0, &[object]).map(|_| rig.device.last_submission().addresses[0]);
+    let run = |object: ExecObject| {
+        rig.run(0, &[object]).map(|_| rig.device.last_submission().addresses[0])
+    };
     let new = || rig.buffer(4096);
     assert_eq!(run(ExecObject { offset: 1 << 40, ..object(new()) }).unwrap(), 1 << 40);
     // Taken: somewhere else. In the page: the page. Zero: no wish.
@@ -298,7 +318,10 @@ fn padding_takes_address_space() {
     assert_eq!(rig.device.last_submission().fresh, [true]);
     refused!(ExecNoSpace, rig.run(0, &[padded(a, 1 << 49)]));
     refused!(ExecNoSpace, rig.run(0, &[padded(a, !4095)]));
-    refused!(ExecNoSpace, rig.run(0, &[ExecObject { alignment: 1 << 63, ..object(rig.buffer(1)) }]));
+    refused!(
+        ExecNoSpace,
+        rig.run(0, &[ExecObject { alignment: 1 << 63, ..object(rig.buffer(1)) }])
+    );
 }
 
 #[test]

@@ -267,7 +267,8 @@ fn ids_mean_nothing_in_another_session() {
     .unwrap();
     let (context, vm, buffer) = (first.create(), first.vm(), first.buffer(1));
     first.materialise(context);
-    let second = Rig { device: Arc::clone(&first.device), registry: Arc::default(), session: second };
+    let second =
+        Rig { device: Arc::clone(&first.device), registry: Arc::default(), session: second };
     refused!(NoSuchContext, second.stats(context));
     refused!(NoSuchContext, second.destroy(context));
     refused!(CloneSource, second.create_ext(vec![clone_node(context, 0)]));

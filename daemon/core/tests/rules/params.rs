@@ -61,21 +61,19 @@ fn table(
                 .and(need(caps.graphics_version == 11, ENODEV))
                 .and(Err(EFAULT)),
         ),
-        0x8 => any(
-            "RECOVERABLE",
-            boolean_size(size).and(need(value == 0 || !before.protected, EPERM)),
-        ),
+        0x8 => {
+            any("RECOVERABLE", boolean_size(size).and(need(value == 0 || !before.protected, EPERM)))
+        }
         // No VM was made: every id is unknown.
-        0x9 => frozen(
-            "VM",
-            boolean_size(size).and(need(caps.full_ppgtt, ENODEV)).and(Err(ENOENT)),
-        ),
+        0x9 => frozen("VM", boolean_size(size).and(need(caps.full_ppgtt, ENODEV)).and(Err(ENOENT))),
         0xa => frozen("ENGINES", Err(EFAULT)),
         // Persistent is what it is already, where hangs are looked for.
         0xb if before.live && (value != 0) == caps.hangcheck => {
             any("PERSISTENCE", boolean_size(size))
         }
-        0xb if value != 0 => any("PERSISTENCE", boolean_size(size).and(need(caps.hangcheck, EINVAL))),
+        0xb if value != 0 => {
+            any("PERSISTENCE", boolean_size(size).and(need(caps.hangcheck, EINVAL)))
+        }
         0xb => any(
             "PERSISTENCE",
             boolean_size(size).and(need(caps.has_preemption && caps.has_engine_reset, ENODEV)),

@@ -243,11 +243,9 @@ pub(crate) fn errno<T>(result: &Result<T, Refusal>) -> i32 {
 macro_rules! refused {
     ($reason:ident, $result:expr) => {
         match $result {
-            Err(refusal) => assert_eq!(
-                refusal.reason,
-                gpu_broker_protocol::Reason::$reason,
-                "{refusal}"
-            ),
+            Err(refusal) => {
+                assert_eq!(refusal.reason, gpu_broker_protocol::Reason::$reason, "{refusal}")
+            }
             Ok(_) => panic!("{} was not refused", stringify!($result)),
         }
     };
