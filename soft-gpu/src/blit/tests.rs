@@ -476,3 +476,16 @@ fn malformed_blits_fault() {
     assert!(matches!(what(&[0x5440_0000, 0]), FaultCause::Unsupported { .. }));
     assert!(matches!(what(&[0x5f80_0000, 0]), FaultCause::Unknown { .. }));
 }
+
+#[test]
+fn narrow_blits_stop_as_often_as_wide_ones() {
+    let memory = TestMemory::new(MEMORY, BYTES);
+    // One pixel wide, 10 000 rows high.
+    memory.put(BATCH, &[0x5430_0005, 0x03f0_0040, 0, 10_000 << 16 | 1, TO as u32, 0, 7]);
+    let mut streamer = Streamer::new(&EngineSpec::of(EngineKind::Copy));
+    streamer.start(BATCH, 0);
+    let stop = streamer.run(&memory, &TestClock::default(), 1);
+    assert_eq!(stop, Stop::Budget { arbitration: false });
+    let rows = (0..10_000).filter(|row| memory.dword(TO + row * 0x40) == 7).count();
+    assert!((1..=64).contains(&rows), "{rows} rows in one step");
+}

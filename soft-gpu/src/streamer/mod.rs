@@ -166,8 +166,8 @@ impl Streamer {
 
     /// Executes commands until the batch ends, waits or faults, or `budget` is used up. A simple
     /// command costs 1 and some tens of nanoseconds; long ones cost 1 more per 16 dwords, blits 16
-    /// per KiB they write. A run may exceed its budget by what one command, or 16 KiB of a blit,
-    /// costs. A budget of 0 counts as 1.
+    /// per KiB and 1 per row of a block. A run may exceed its budget by what one command, or one
+    /// block of a blit (16 KiB), costs. A budget of 0 counts as 1.
     ///
     /// Once it has returned [`Stop::Done`] or [`Stop::Fault`], it returns `Done` until
     /// [`Self::start`].
