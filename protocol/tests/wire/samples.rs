@@ -335,7 +335,8 @@ pub(crate) fn epitaphs() -> Vec<Epitaph> {
 pub(crate) fn all() -> Vec<Sample> {
     let mut out = Vec::new();
     let mut seq = 0;
-    let mut add = |name: String, encode: &dyn Fn(u32, &mut Vec<u8>) -> Result<(), Violation>| {
+    type Encode<'a> = &'a dyn Fn(u32, &mut Vec<u8>) -> Result<(), Violation>;
+    let mut add = |name: String, encode: Encode<'_>| {
         seq += 1;
         let mut bytes = Vec::new();
         encode(seq, &mut bytes).expect("samples fit in a message");
