@@ -434,8 +434,13 @@ fn a_blit_stops_between_blocks_and_dies_where_memory_ends() {
     assert_eq!((fault.command, fault.address), ("XY_COLOR_BLT", 0x10_0000));
     assert!(matches!(fault.what, FaultCause::Unmapped(what) if what.write));
     assert_eq!(bench.resume(10), Stop::Done);
-    // A new batch does not go on with it.
+    // A new batch does not go on with the blit of another.
+    bench.memory.put(0x10_0000, &fill);
+    bench.memory.put(0x11_4000, &[0]);
+    bench.streamer.start(0x10_0000, 0);
+    assert_eq!(bench.resume(1), Stop::Budget { arbitration: false });
     bench.complete(&[0x1000_0002, 0x11_0000, 0, 1]);
+    assert_eq!(bench.memory.dword(0x11_4000), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::testing::{BATCH, Bench, D, DATA, TestClock, TestMemory, fault, render};
-use crate::{ENGINES, EngineKind, EngineSpec, FaultCause, MemoryFault, Stop, Streamer};
+use crate::{ENGINES, EngineKind, EngineSpec, FaultCause, Memory, MemoryFault, Stop, Streamer};
 
 #[test]
 fn an_empty_batch_ends_and_stays_ended() {
@@ -33,6 +33,50 @@ fn a_batch_can_rewrite_itself() {
     batch[5] = 0;
     bench.complete(&batch);
     assert_eq!(bench.memory.dword(DATA), 0);
+}
+
+#[test]
+fn what_the_cpu_writes_ahead_shows_up_in_the_next_run() {
+    let mut bench = render();
+    bench.memory.put(BATCH, &[0; 64]);
+    bench.streamer.start(BATCH, 0);
+    assert_eq!(bench.resume(2), Stop::Budget { arbitration: false });
+    bench.memory.put(BATCH + 8, &[0x0500_0000]);
+    assert_eq!(bench.resume(1), Stop::Done);
+}
+
+/// Memory that shows up a second time, 16 MiB higher.
+struct Aliased(TestMemory);
+
+const ALIAS: u64 = 0x100_0000;
+
+impl Memory for Aliased {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        self.0.read(address & !ALIAS, into)
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        self.0.write(address & !ALIAS, from)
+    }
+
+    fn update_u32(&self, address: u64, op: &mut dyn FnMut(u32) -> u32) -> Result<u32, MemoryFault> {
+        self.0.update_u32(address & !ALIAS, op)
+    }
+
+    fn update_u64(&self, address: u64, op: &mut dyn FnMut(u64) -> u64) -> Result<u64, MemoryFault> {
+        self.0.update_u64(address & !ALIAS, op)
+    }
+}
+
+#[test]
+fn jumps_read_anew() {
+    let memory = Aliased(TestMemory::new(BATCH, 0x1000));
+    // The first command becomes MI_BATCH_BUFFER_END through the other address; then back to it.
+    let (here, there) = (BATCH as u32, (BATCH | ALIAS) as u32);
+    memory.0.put(BATCH, &[0, 0x1000_0002, there, 0, 0x0500_0000, 0x1880_0101, here, 0]);
+    let mut streamer = Streamer::new(&EngineSpec::of(EngineKind::Render));
+    streamer.start(BATCH, 0);
+    assert_eq!(streamer.run(&memory, &TestClock::default(), 100), Stop::Done);
 }
 
 #[test]
