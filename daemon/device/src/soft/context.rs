@@ -1,6 +1,6 @@
 //! Contexts: the state they keep between batches, and their requests in flight.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,7 +34,8 @@ pub(super) struct ContextShared {
 /// What its lock protects.
 #[derive(Debug, Default)]
 pub(super) struct ContextState {
-    slots: HashMap<u32, Slot>,
+    /// Few: a B-tree of one node is faster than hashing.
+    slots: BTreeMap<u32, Slot>,
     in_flight: HashMap<u64, Arc<Request>>,
 }
 
