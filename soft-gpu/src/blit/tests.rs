@@ -494,3 +494,17 @@ fn narrow_blits_stop_as_often_as_wide_ones() {
     let rows = (0..10_000).filter(|row| memory.dword(TO + row * 0x40) == 7).count();
     assert!((1..=64).contains(&rows), "{rows} rows in one step");
 }
+
+#[test]
+fn each_fill_has_its_own_colour() {
+    let mut bench = Bench::new(EngineKind::Copy);
+    let fill = |at: u32, colour: u32| [0x5430_0005, 0x03f0_0040, 0, 0x0001_0002, at, 0, colour];
+    let mut batch = fill(0x11_0000, 1).to_vec();
+    batch.extend(fill(0x11_0040, 2));
+    // A copy in between uses the same room.
+    batch.extend([0x54f0_0008, 0x03cc_0040, 0, 0x0001_0001, 0x11_0080, 0, 0, 0x40, 0x11_0000, 0]);
+    batch.extend(fill(0x11_00c0, 2));
+    bench.complete(&batch);
+    let dwords = [0, 4, 0x40, 0x44, 0x80, 0xc0].map(|at| bench.memory.dword(0x11_0000 + at));
+    assert_eq!(dwords, [1, 1, 2, 2, 1, 2]);
+}

@@ -229,6 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn masked_registers_keep_what_the_mask_leaves_out() {
+        let mut bench = Bench::new(EngineKind::Copy);
+        bench.complete(&[
+            0x1100_0003,
+            0x2_2200,
+            0x0003_0003,
+            0x2_2200,
+            0x0001_0000, //
+            0x1200_0002,
+            0x2_2200,
+            D,
+            0,
+        ]);
+        assert_eq!(bench.memory.dword(DATA), 2);
+    }
+
+    #[test]
     fn timestamps_come_from_the_clock() {
         let mut bench = Bench::new(EngineKind::Video1);
         bench.clock.0.set(0xff_1234_5677);
