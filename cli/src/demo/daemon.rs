@@ -41,7 +41,7 @@ impl Daemon {
             .map_err(|e| format!("cannot start the daemon from this executable: {e}"))?;
         let mut daemon = Self { child, directory, ready_after: Duration::ZERO };
         loop {
-            match Connection::connect(daemon.socket(), "gpu-broker demo") {
+            match Connection::connect(daemon.socket(), "gpu-broker") {
                 Ok(connection) => {
                     daemon.ready_after = begin.elapsed();
                     return Ok((daemon, connection));
@@ -145,7 +145,7 @@ fn private_directory() -> io::Result<TempDir> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir());
     let parent = runtime.unwrap_or_else(std::env::temp_dir);
     let mut builder = tempfile::Builder::new();
-    builder.prefix("gpu-broker-demo-").permissions(fs::Permissions::from_mode(0o700));
+    builder.prefix("gpu-broker-private-").permissions(fs::Permissions::from_mode(0o700));
     builder.tempdir_in(parent)
 }
 

@@ -35,7 +35,10 @@ use process::Client;
 use story::{Act, ClientStory, Story};
 use talk::{Message, Order};
 
-/// Arguments of `gpu-broker demo`.
+/// Paint a picture with confined clients of a private daemon
+///
+/// Starts a daemon with the software GPU and a process per client, each without access to any
+/// device node. Nothing needs to be installed or running, and --socket does not matter.
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::args::EXIT_CODES)]
 pub(crate) struct Args {
