@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
+pub mod faulty;
 pub mod soft;
 
 #[cfg(test)]

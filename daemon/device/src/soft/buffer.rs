@@ -47,7 +47,7 @@ pub(super) struct Quotas {
     pub(super) fds: Arc<Quota>,
 }
 
-/// Memory of one session. The handle; [`Backing`] is the memory.
+/// Memory of one session: the handle. The memory itself goes with its last user.
 #[derive(Debug)]
 pub struct Buffer {
     size: u64,

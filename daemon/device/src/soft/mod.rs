@@ -8,7 +8,7 @@
 //!   is reported to who waits for that fence, and does not spread to work queued behind it.
 //!
 //! # Locks
-//! In this order: [`FileShared::order`], a context, a request, then any one of address space,
+//! In this order: `FileShared::order`, a context, a request, then any one of address space,
 //! buffer, signal, fence table, engine. [`EventSink::report`] is called with none held, and never
 //! from inside a call of [`DeviceFile`]: events only come from the threads of the engines.
 //!
