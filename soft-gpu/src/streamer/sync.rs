@@ -70,7 +70,7 @@ mod post_sync {
 
 impl State {
     /// MI_SEMAPHORE_WAIT. Signal mode (bit 15 clear) waits for an MI_SEMAPHORE_SIGNAL before it
-    /// looks at memory again; looking more often than that cannot be told apart, so both modes poll.
+    /// looks at memory again; looking more often cannot be told apart, so both modes poll.
     pub(super) fn semaphore_wait(
         &mut self,
         command: &Command<'_>,
