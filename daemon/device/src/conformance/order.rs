@@ -77,9 +77,16 @@ pub(crate) fn asynchronous_objects_do_not_wait<D: Device>(rig: &Rig<D>) {
     let batch = Asm::new().copy(out.at(0), data.at(0)).end();
     rig.run(&context, &Job::on(RCS0), &batch, &[data.shared(), out.written()]);
     assert_eq!(out.get(0), 3);
-    // The asynchronous writer did not wait for the first, so others have to wait for both.
+    // An asynchronous writer does not stand for those it did not wait for: whoever comes later
+    // waits for all.
+    let second_gate = rig.mem();
+    let batch = Asm::new().wait(second_gate.at(0), 1).end();
+    let uses = [second_gate.shared(), data.shared()];
+    let asynchronous = rig.submit(&context, &Job::on(VCS0), &batch, &uses);
     let batch = Asm::new().copy(out.at(1), data.at(0)).end();
     let reader = rig.submit(&context, &Job::on(RCS0), &batch, &[data.read(), out.written()]);
+    second_gate.set(0, 1);
+    rig.finish(&asynchronous);
     assert_eq!(rig.state(&reader), FenceState::Pending);
     gate.set(0, 1);
     rig.finish(&reader);
