@@ -69,6 +69,12 @@ impl Daemon {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// What the daemon complained about in its log.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let serious = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        self.log().lines().filter(serious).map(str::to_owned).collect()
+    }
+
     /// Ends the daemon by SIGTERM and waits for it.
     ///
     /// # Errors

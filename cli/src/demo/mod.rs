@@ -59,10 +59,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (daemon, connection) = Daemon::start()?;
     let mut picture = Picture::new();
     let told = perform(&daemon, &connection, &mut picture).map_err(|sentence| {
-        let log = daemon.log();
-        let log =
-            if log.is_empty() { log } else { format!("\nThe daemon's log ends with:\n{log}") };
-        Failure::new(format!("the demo failed: {sentence}{log}"))
+        let complaints = match daemon.complaints().join("\n") {
+            none if none.is_empty() => none,
+            some => format!("\nThe daemon's log says:\n{some}"),
+        };
+        Failure::new(format!("the demo failed: {sentence}{complaints}"))
     });
     drop(connection);
     let mut story = told?;

@@ -11,7 +11,7 @@ use super::painters::Role;
 use super::scene::{HEIGHT, WIDTH};
 use super::talk::{Answer, Order, Step, StepKind};
 use crate::output::{BAD, GOOD, HEADING, QUIET, Table, duration, styled};
-use crate::status::{Context, State, Status};
+use crate::status::{Context, MaterialisedBy, State, Status};
 
 /// The whole demo; the shape of `--json`.
 #[derive(Debug, Serialize)]
@@ -78,9 +78,13 @@ impl Act {
         let materialised = context.as_ref().and_then(|context| context.materialised_by);
         let due = story.role.materialised_after(order);
         if materialised != due {
+            let by = |request: Option<MaterialisedBy>| {
+                request.map_or("no request", MaterialisedBy::name)
+            };
             return Err(format!(
-                "the context of client {name} should have been materialised by {due:?}, but was \
-                 by {materialised:?}"
+                "the context of client {name} was materialised by {} instead of by {}",
+                by(materialised),
+                by(due)
             ));
         }
         Ok(Self { order, steps: answer.steps, daemon: context })
@@ -97,7 +101,7 @@ impl Act {
 
     fn daemon_line(&self) -> String {
         let Some(context) = &self.daemon else {
-            return "there is no context; the device never had one for it".to_owned();
+            return "there is no context, and the device never had one for it".to_owned();
         };
         let Context { context: id, priority, .. } = context;
         let map = if context.user_engines { ", own engine map" } else { "" };
