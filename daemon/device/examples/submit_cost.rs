@@ -53,6 +53,45 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("{stores:>3} MI_STORE_DATA_IMM, {count:>2} objects: {ns:>7.1} ns");
         }
     }
+    cpu_time(&file, &context)
+}
+
+/// CPU time of the process per second: idle, and while a batch waits for a semaphore.
+fn cpu_time(file: &SoftFile, context: &Context) -> Result<(), Box<dyn std::error::Error>> {
+    let used = || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let second = |what| {
+        let before = used();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let after = used();
+        let ns = (after.tv_sec - before.tv_sec) * 1_000_000_000 + after.tv_nsec - before.tv_nsec;
+        println!("{what}: {} us of CPU per second", ns / 1000);
+    };
+    second("idle");
+    let buffer = file.create_buffer(4096)?;
+    let (fd, offset) = file.share_buffer(&buffer)?;
+    // MI_SEMAPHORE_WAIT until the last dword of the page is 1.
+    let wait = [0x1c << 23 | 1 << 15 | 1 << 12 | 2, 1, 0x20_0ffc, 0, MI_BATCH_BUFFER_END, 0];
+    let bytes: Vec<u8> = wait.iter().flat_map(|dword: &u32| dword.to_le_bytes()).collect();
+    rustix::io::pwrite(&fd, &bytes, offset)?;
+    let object = Object {
+        buffer: &buffer,
+        address: 0x20_0000,
+        size: 4096,
+        fresh: true,
+        write: false,
+        asynchronous: false,
+        capture: false,
+    };
+    let submission = Submission {
+        slot: 0,
+        placement: Placement::One(RCS0),
+        batches: &[Batch { address: 0x20_0000, length: 4096 }],
+        objects: &[object],
+        after: &[],
+        want_fence: false,
+    };
+    file.submit(context, submission)?;
+    second("a batch waits for a semaphore");
     Ok(())
 }
 

@@ -45,12 +45,12 @@ pub(crate) fn fences_come_back_from_their_fds<D: Device>(rig: &Rig<D>) {
     gate.set(0, 1);
     wait_readable(&fd);
     assert_eq!(rig.file.fence_state(&before), FenceState::Signalled);
-    for fd in [&fd, &bystander] {
+    // Importing takes nothing: it can be done again.
+    for fd in [&fd, &bystander, &fd] {
         wait_readable(fd);
         let after = rig.file.import_fence(fd.as_fd()).unwrap();
         assert_eq!(rig.file.fence_state(&after), FenceState::Signalled);
     }
-    assert!(is_readable(&fd), "importing takes nothing");
 }
 
 pub(crate) fn other_fds_are_no_fences<D: Device>(rig: &Rig<D>) {
