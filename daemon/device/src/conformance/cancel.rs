@@ -62,6 +62,21 @@ pub(crate) fn closing_without_cancel_lets_work_finish<D: Device>(rig: &Rig<D>) {
     assert_eq!(data.get(0), 1);
 }
 
+pub(crate) fn a_closed_context_hangs_once<D: Device>(rig: &Rig<D>) {
+    let vm = rig.vm();
+    let (context, tag) = rig.context(&vm);
+    let (gate, data) = (rig.mem(), rig.mem());
+    let crime = Asm::new().wait(gate.at(0), 1).raw(&[u32::MAX]).end();
+    let first = rig.submit(&context, &Job::on(RCS0), &crime, &[gate.shared()]);
+    let store = Asm::new().store(data.at(0), 1).end();
+    let second = rig.submit(&context, &Job::on(RCS0), &store, &[data.shared()]);
+    rig.file.close_context(context, false);
+    gate.set(0, 1);
+    rig.guilty(&first, tag);
+    assert_eq!(rig.wait(&second), EIO, "rule table §12: a closed context counts as banned");
+    assert_eq!(data.get(0), 0);
+}
+
 pub(crate) fn a_cancelled_context_accepts_nothing<D: Device>(rig: &Rig<D>) {
     let vm = rig.vm();
     let (context, _) = rig.context(&vm);
