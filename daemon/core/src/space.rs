@@ -41,7 +41,8 @@ pub(crate) struct Want {
     pub(crate) buffer: u32,
     /// Bytes of address space, padding included; at least one page.
     pub(crate) size: u64,
-    /// A power of two, at least a page.
+    /// A power of two, at least a page; a mask tests it, since a division for each object is what a
+    /// submission would then cost most.
     pub(crate) alignment: u64,
     /// Not canonical (bits 63:48 clear); demanded if `pinned`, else wished for.
     pub(crate) offset: u64,
@@ -98,7 +99,7 @@ impl Space {
         let place = self.find(want.buffer)?;
         let end = place.address.checked_add(place.size)?;
         let good = place.size >= want.size
-            && place.address.is_multiple_of(want.alignment)
+            && place.address & (want.alignment - 1) == 0
             && (!want.pinned || place.address == want.offset)
             && end <= self.end_for(want);
         good.then_some(place)

@@ -200,6 +200,23 @@ fn an_id_that_is_used_again_never_names_the_old_context() {
 }
 
 #[test]
+fn a_new_context_is_never_the_one_that_is_being_destroyed() {
+    loom::model(|| {
+        let model = Model::new();
+        model.create(7);
+        drop(model.lookup(FIRST).unwrap());
+        let destroyer = spawn(&model, |model| drop(model.dance.remove(FIRST).unwrap()));
+        let created = model.create(9);
+        let found = model.lookup(created).unwrap();
+        assert_eq!(found.live.parameter.load(Relaxed), 9, "the id still named the old context");
+        destroyer.join().unwrap();
+        assert_eq!(model.observe(), [created.0]);
+        drop(found);
+        model.settle(2..=2);
+    });
+}
+
+#[test]
 fn two_destroys_and_a_create() {
     loom::model(|| {
         let model = Model::new();

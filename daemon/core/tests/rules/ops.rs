@@ -3,6 +3,7 @@
 //! After every step: each id is a proto or live exactly as the model says, a VM exists as long as
 //! something refers to it, nothing else exists on the device, and what was created less what was
 //! released is what is there. proptest prints the shortest history that fails and its seed.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each function is handed its operations only")]
 
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -19,115 +20,12 @@ use gpu_broker_protocol::{BufferId, ContextId, SessionId, VmId};
 use proptest::prelude::*;
 
 use crate::fake::{Device, Fake, out_of_memory};
+use crate::history::{Map, Op, op};
 use crate::rig::*;
 
-const CONTEXTS_MAX: usize = 6;
-const VMS_MAX: usize = 4;
-const BUFFERS_MAX: usize = 5;
-
-#[derive(Clone, Copy, Debug)]
-enum Map {
-    Render,
-    Empty,
-    Balanced,
-    /// Two times the same engine: accepted, impossible to materialise.
-    Doubled,
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Create {
-        single_timeline: bool,
-    },
-    Clone {
-        source: u32,
-        flags: u32,
-    },
-    SetPriority {
-        context: u32,
-        value: i32,
-    },
-    SetRecoverable {
-        context: u32,
-        on: bool,
-    },
-    SetVm {
-        context: u32,
-        vm: u32,
-    },
-    SetEngines {
-        context: u32,
-        map: Map,
-    },
-    GetPriority {
-        context: u32,
-    },
-    GetVm {
-        context: u32,
-    },
-    Stats {
-        context: u32,
-    },
-    Destroy {
-        context: u32,
-    },
-    VmCreate,
-    VmDestroy {
-        vm: u32,
-    },
-    BufferCreate {
-        pages: u64,
-    },
-    BufferClose {
-        buffer: u32,
-    },
-    /// `pin` in pages; two buffers at most.
-    Exec {
-        context: u32,
-        first: (u32, Option<u64>),
-        second: Option<(u32, Option<u64>)>,
-    },
-    /// A submission in flight ends.
-    End {
-        which: usize,
-        guilty: bool,
-    },
-    /// The next context cannot be made on the device.
-    FailNextContext,
-    Pass {
-        seconds: u64,
-    },
-}
-
-fn op() -> impl Strategy<Value = (usize, Op)> {
-    let context = || 0..8_u32;
-    let vm = || 0..6_u32;
-    let object = || (0..7_u32, proptest::option::of(0..6_u64));
-    let map =
-        prop_oneof![Just(Map::Render), Just(Map::Empty), Just(Map::Balanced), Just(Map::Doubled)];
-    let op = prop_oneof![
-        4 => any::<bool>().prop_map(|single_timeline| Op::Create { single_timeline }),
-        3 => (context(), 0..0x48_u32).prop_map(|(source, flags)| Op::Clone { source, flags }),
-        2 => (context(), -1100..1100).prop_map(|(context, value)| Op::SetPriority { context, value }),
-        2 => (context(), any::<bool>()).prop_map(|(context, on)| Op::SetRecoverable { context, on }),
-        3 => (context(), vm()).prop_map(|(context, vm)| Op::SetVm { context, vm }),
-        3 => (context(), map).prop_map(|(context, map)| Op::SetEngines { context, map }),
-        2 => context().prop_map(|context| Op::GetPriority { context }),
-        1 => context().prop_map(|context| Op::GetVm { context }),
-        1 => context().prop_map(|context| Op::Stats { context }),
-        3 => context().prop_map(|context| Op::Destroy { context }),
-        3 => Just(Op::VmCreate),
-        2 => vm().prop_map(|vm| Op::VmDestroy { vm }),
-        3 => (1..4_u64).prop_map(|pages| Op::BufferCreate { pages }),
-        1 => (0..7_u32).prop_map(|buffer| Op::BufferClose { buffer }),
-        6 => (context(), object(), proptest::option::of(object()))
-            .prop_map(|(context, first, second)| Op::Exec { context, first, second }),
-        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, guilty)| Op::End { which, guilty }),
-        1 => Just(Op::FailNextContext),
-        1 => (0..90_u64).prop_map(|seconds| Op::Pass { seconds }),
-    ];
-    (0..2_usize, op)
-}
+const CONTEXTS_MAX: u32 = 6;
+const VMS_MAX: u32 = 4;
+const BUFFERS_MAX: u32 = 5;
 
 /// An address space of the model: exists as long as something holds it.
 type ModelVm = Rc<()>;
@@ -179,9 +77,9 @@ impl World {
         let device = Arc::clone(&hands.0);
         let registry = Arc::default();
         let limits = SessionLimits {
-            contexts: CONTEXTS_MAX as u32,
-            vms: VMS_MAX as u32,
-            buffers: BUFFERS_MAX as u32,
+            contexts: CONTEXTS_MAX,
+            vms: VMS_MAX,
+            buffers: BUFFERS_MAX,
             ..SessionLimits::default()
         };
         let mut world = Self {
@@ -257,7 +155,7 @@ impl World {
 
     fn insert_context(&mut self, who: usize, context: ModelContext) -> (i32, Option<u32>) {
         let model = &mut self.models[who];
-        if model.contexts.len() > CONTEXTS_MAX {
+        if model.contexts.len() > CONTEXTS_MAX as usize {
             return (ENOMEM, None);
         }
         let id = lowest_free(&model.contexts);
@@ -309,7 +207,7 @@ impl World {
             }
             Op::VmCreate => {
                 let result = self.sessions[who].vm_create(&VmCreate::default());
-                let full = self.models[who].vms.len() == VMS_MAX;
+                let full = self.models[who].vms.len() == VMS_MAX as usize;
                 let expected = if full { Err(ENOMEM) } else { Ok(self.give_vm(who, None)) };
                 assert_eq!(result.map(|vm| vm.vm.0).map_err(|refusal| refusal.errno()), expected);
             }
@@ -323,7 +221,7 @@ impl World {
                 let request = BufferCreate { size: pages * 4096 - 1, flags: 0 };
                 let result = self.sessions[who].buffer_create(&request);
                 let buffers = &mut self.models[who].buffers;
-                if buffers.len() == BUFFERS_MAX {
+                if buffers.len() == BUFFERS_MAX as usize {
                     assert_eq!(errno(&result), ENOMEM);
                 } else {
                     let id = lowest_free(buffers);
@@ -419,7 +317,9 @@ impl World {
             0 => {
                 let context = self.models[who].contexts[&id].clone();
                 match op {
-                    Op::GetVm { .. } if self.models[who].vms.len() == VMS_MAX => Err(ENOMEM),
+                    Op::GetVm { .. } if self.models[who].vms.len() == VMS_MAX as usize => {
+                        Err(ENOMEM)
+                    }
                     Op::GetVm { .. } => Ok(self.give_vm(who, context.vm).into()),
                     Op::Stats { .. } => Ok(context.guilty.into()),
                     _ => Ok(i64::from(context.priority).cast_unsigned()),

@@ -155,7 +155,9 @@ impl Rig {
     pub(crate) fn get(&self, context: u32, param: u64) -> Result<u64, Refusal> {
         match self.get_param(context, ContextParam::scalar(param, 0))?.value {
             ParamValue::Scalar(value) => Ok(value),
-            other => panic!("not a scalar: {other:?}"),
+            other @ (ParamValue::Sseu(_) | ParamValue::Engines(_)) => {
+                panic!("not a scalar: {other:?}")
+            }
         }
     }
 
