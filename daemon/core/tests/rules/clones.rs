@@ -156,11 +156,9 @@ fn sseu_needs_equal_maps() {
 }
 
 #[test]
-fn privilege_is_checked_again() {
-    // A session never changes its privileges, so the check is seen through a context that has
-    // what the session may not set: none can exist, except that PRIORITY and BANNABLE were set
-    // while it was allowed. Protected content shows the other rule: what cannot be set cannot be
-    // cloned.
+fn what_the_destination_cannot_have_is_not_cloned() {
+    // That CLONE itself asks for the privilege is tested in src/clone.rs: through a session one
+    // cannot get at a source that has what the session may not set.
     let caps = Capabilities { pxp: true, ..kbl() };
     let rig = rig_with(caps, ROOT);
     let unbannable = rig.create();

@@ -303,6 +303,21 @@ fn canonical_top() -> u64 {
 }
 
 #[test]
+fn what_lies_badly_for_a_new_flag_moves() {
+    let rig = rig();
+    let buffer = rig.buffer(4096);
+    let address = || rig.device.last_submission().addresses[0];
+    // Bound high and at an odd page; then it may lie low only, then aligned only.
+    rig.run(0, &[pinned(buffer, (1 << 33) + 4096)]).unwrap();
+    rig.run(0, &[ExecObject { handle: buffer, ..ExecObject::default() }]).unwrap();
+    assert!(address() < 1 << 32);
+    rig.run(0, &[pinned(buffer, (1 << 33) + 4096)]).unwrap();
+    rig.run(0, &[ExecObject { alignment: 8192, ..object(buffer) }]).unwrap();
+    assert!(address().is_multiple_of(8192));
+    assert_eq!(rig.device.last_submission().fresh, [true]);
+}
+
+#[test]
 fn padding_takes_address_space() {
     let rig = rig();
     let (a, b) = (rig.buffer(4096), rig.buffer(4096));
