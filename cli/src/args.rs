@@ -19,7 +19,7 @@ use crate::{bench, demo, generate, launch, status};
     after_help = EXIT_CODES
 )]
 pub(crate) struct Cli {
-    /// Socket of the daemon [default: gpu-broker.sock in $XDG_RUNTIME_DIR]
+    /// Socket of the daemon to run or to ask [default: gpu-broker.sock in $XDG_RUNTIME_DIR]
     #[arg(
         long,
         global = true,
@@ -45,11 +45,10 @@ Exit codes: 0 done; 1 it failed, standard error says why; 2 the command line is 
 pub(crate) enum Command {
     /// Run the daemon: own the GPU and serve clients until SIGTERM
     Daemon(launch::Args),
-    /// Paint a picture with confined clients of a private daemon
+    // Without a comment of its own, the help says what the arguments' documentation says.
     Demo(demo::Args),
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
-    /// Measure the broker beside a raw socket echo
     Bench(bench::Args),
     /// Write shell completions to standard output
     Completions(generate::CompletionsArgs),

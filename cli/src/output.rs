@@ -109,6 +109,14 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// A number with its noun: `1 buffer`, `2 buffers`.
+pub(crate) fn count(number: impl Into<u64>, noun: &str) -> String {
+    match number.into() {
+        1 => format!("1 {noun}"),
+        number => format!("{number} {noun}s"),
+    }
+}
+
 /// Bytes with a binary unit: `0`, `4 KiB`, `1.5 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -203,6 +211,7 @@ mod tests {
         );
         let times = [999, 12_345, 4_500_000, 12_000_000_000, 300_000_000_000, 180_000_000_000_000];
         assert_eq!(times.map(duration), ["999 ns", "12.3 µs", "4.5 ms", "12.0 s", "5 min", "2 d"]);
+        assert_eq!([0_u32, 1, 2].map(|n| count(n, "VM")), ["0 VMs", "1 VM", "2 VMs"]);
         assert_eq!(per_cent(1, 3), "33.3 %");
         assert_eq!(per_cent(7, 5), "100.0 %");
         assert_eq!(per_cent(7, 0), "-");

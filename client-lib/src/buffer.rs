@@ -93,6 +93,12 @@ impl Buffer {
     }
 }
 
+impl From<&Buffer> for BufferId {
+    fn from(buffer: &Buffer) -> Self {
+        buffer.handle
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.open {

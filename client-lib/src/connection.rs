@@ -408,7 +408,9 @@ impl Turn<'_> {
                     });
                 }
                 Ok(Arrival::Answer(answer)) => {
-                    if let Err(violation) = self.shared.inbox().deliver(&answer, packet, fds) {
+                    // A statement of its own: `end` takes the lock that `inbox` holds.
+                    let delivered = self.shared.inbox().deliver(&answer, packet, fds);
+                    if let Err(violation) = delivered {
                         self.shared.end(Ending::Violation(violation));
                         return None;
                     }
@@ -447,5 +449,88 @@ impl Inbox {
             waiter.thread.take().inspect(Thread::unpark);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use gpu_broker_protocol::message::Limits;
+    use gpu_broker_protocol::{Header, version};
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+    };
+
+    use super::*;
+
+    /// A daemon that welcomes the client and then answers a number that nobody asked under.
+    fn confused_daemon(socket: &OwnedFd) {
+        let mut packet = [0; 256];
+        let mut out = Vec::new();
+        for seq in [1, 77] {
+            let (_, length) = recv(socket, &mut packet[..], RecvFlags::empty()).expect("a request");
+            let (header, _) = Header::split(&packet[..length]).expect("a header");
+            let reply = match header.opcode {
+                opcode if opcode == Opcode::Hello as u16 => Reply::Hello(sample_hello()),
+                _ => Reply::Ping(Ping { payload: 0, fd: None }),
+            };
+            out.clear();
+            codec::encode_reply(seq, &reply, &mut out).expect("it fits");
+            send(socket, &out, SendFlags::empty()).expect("the client reads");
+        }
+    }
+
+    #[test]
+    fn an_answer_nobody_waits_for_ends_the_connection_and_not_the_thread() {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("sockets");
+        std::thread::spawn(move || confused_daemon(&theirs));
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let connection = Connection::from_fd(ours, "test").expect("welcome");
+            let results = [connection.ping(1), connection.ping(2)];
+            done.send(results).expect("the test waits");
+        });
+        let results = result.recv_timeout(Duration::from_secs(30)).expect("no deadlock");
+        for result in results {
+            assert!(matches!(result, Err(Error::Protocol(Violation::Malformed))), "{result:?}");
+        }
+    }
+
+    fn sample_hello() -> HelloReply {
+        HelloReply {
+            major: version::MAJOR,
+            minor: version::MINOR_MAX,
+            features: 0,
+            session: SessionId(1),
+            limits: Limits {
+                message_bytes: 0,
+                fds_per_message: 0,
+                contexts: 0,
+                vms: 0,
+                buffers: 0,
+                buffer_bytes: 0,
+                buffer_memory_bytes: 0,
+                objects_per_execbuf: 0,
+                submissions_in_flight: 0,
+                pending_waits: 0,
+                fences: 0,
+            },
+            device: DeviceInfo {
+                driver: String::new(),
+                name: String::new(),
+                vendor_id: 0,
+                device_id: 0,
+                revision: 0,
+                graphics_version: 9,
+                gtt_bytes: 0,
+                timestamp_hz: 0,
+                wedged: false,
+                engines: Vec::new(),
+            },
+        }
     }
 }

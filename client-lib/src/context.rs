@@ -18,13 +18,13 @@ use crate::vm::Vm;
 /// A new context in the making. Parameters are applied in the order of the calls, all or nothing.
 #[derive(Clone, Debug)]
 #[must_use = "a builder makes nothing until `create` is called"]
-pub struct ContextBuilder {
-    connection: Connection,
+pub struct ContextBuilder<C = Connection> {
+    connection: C,
     request: ContextCreate,
 }
 
-impl ContextBuilder {
-    pub(crate) fn new(connection: Connection) -> Self {
+impl<C> ContextBuilder<C> {
+    pub(crate) fn new(connection: C) -> Self {
         Self { connection, request: ContextCreate::default() }
     }
 
@@ -44,8 +44,8 @@ impl ContextBuilder {
     }
 
     /// The address space, instead of one of its own.
-    pub fn vm(self, vm: &Vm) -> Self {
-        self.param(ContextParam::scalar(number::VM, vm.id().0.into()))
+    pub fn vm(self, vm: impl Into<VmId>) -> Self {
+        self.param(ContextParam::scalar(number::VM, vm.into().0.into()))
     }
 
     /// Whether the context may run on after a hang of its own.
@@ -82,8 +82,8 @@ impl ContextBuilder {
 
     /// Takes parts of another context over; `flags` are bits of
     /// [`clone_flag`](gpu_broker_protocol::param::clone_flag).
-    pub fn clone_from(self, source: &Context, flags: u32) -> Self {
-        let body = CreateExtension::Clone(CloneFrom { source: source.id(), flags, rsvd: 0 });
+    pub fn clone_from(self, source: impl Into<ContextId>, flags: u32) -> Self {
+        let body = CreateExtension::Clone(CloneFrom { source: source.into(), flags, rsvd: 0 });
         self.extension(Extension::new(CreateExtension::CLONE, body))
     }
 
@@ -99,6 +99,13 @@ impl ContextBuilder {
         &self.request
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> (C, ContextCreate) {
+        (self.connection, self.request)
+    }
+}
+
+impl ContextBuilder {
     /// Makes the context. It stays a record in the daemon until something first needs the real
     /// one, and so costs one round trip and nothing on the device.
     ///
@@ -189,8 +196,8 @@ impl Context {
     ///
     /// # Errors
     /// Refused with `param-frozen` (EINVAL) once the context is live.
-    pub fn set_vm(&self, vm: &Vm) -> Result<(), Error> {
-        self.set_param(ContextParam::scalar(number::VM, vm.id().0.into())).map(drop)
+    pub fn set_vm(&self, vm: impl Into<VmId>) -> Result<(), Error> {
+        self.set_param(ContextParam::scalar(number::VM, vm.into().0.into())).map(drop)
     }
 
     /// The context's address space, under a new handle.
@@ -224,7 +231,7 @@ impl Context {
 
     /// Begins a submission.
     pub fn execbuf(&self) -> Execbuf<'_> {
-        Execbuf::new(self)
+        Execbuf::new(self, self.id)
     }
 
     /// Destroys the context, and says whether that worked. Without PERSISTENCE, its work ends.
@@ -240,6 +247,12 @@ impl Context {
         let request = ContextDestroy { context: self.id, pad: 0 };
         let reply = self.connection.request(Plain::ContextDestroy(request))?;
         answer!(reply, Reply::ContextDestroy => ())
+    }
+}
+
+impl From<&Context> for ContextId {
+    fn from(context: &Context) -> Self {
+        context.id
     }
 }
 

@@ -1,10 +1,11 @@
 //! Submissions.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, flag, object_flag};
+use gpu_broker_protocol::message::ExecbufReply;
+use gpu_broker_protocol::{BufferId, ContextId};
 
-use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::error::Error;
 use crate::fence::Fence;
@@ -18,8 +19,8 @@ use crate::fence::Fence;
 /// [`Submission::offsets`] tells when it differs from the address the object was given.
 #[derive(Debug)]
 #[must_use = "nothing is submitted until `submit` is called"]
-pub struct Execbuf<'a> {
-    context: &'a Context,
+pub struct Execbuf<'a, C = Context> {
+    context: &'a C,
     head: ExecbufHead,
     objects: Vec<ExecObject>,
     batch: Option<ExecObject>,
@@ -36,10 +37,10 @@ pub struct Submission {
     pub fence: Option<Fence>,
 }
 
-impl<'a> Execbuf<'a> {
-    pub(crate) fn new(context: &'a Context) -> Self {
+impl<'a, C> Execbuf<'a, C> {
+    pub(crate) fn new(context: &'a C, id: ContextId) -> Self {
         let head = ExecbufHead {
-            context: context.id().0,
+            context: id.0,
             flags: flag::NO_RELOC | flag::HANDLE_LUT,
             ..ExecbufHead::default()
         };
@@ -56,18 +57,18 @@ impl<'a> Execbuf<'a> {
     }
 
     /// A buffer the batch uses, wherever it lies.
-    pub fn object(self, buffer: &Buffer) -> Self {
+    pub fn object(self, buffer: impl Into<BufferId>) -> Self {
         self.object_raw(ExecObject {
-            handle: buffer.handle().0,
+            handle: buffer.into().0,
             flags: object_flag::SUPPORTS_48B,
             ..ExecObject::default()
         })
     }
 
     /// A buffer the batch uses, at exactly this GPU address: a multiple of 4096.
-    pub fn object_at(self, buffer: &Buffer, address: u64) -> Self {
+    pub fn object_at(self, buffer: impl Into<BufferId>, address: u64) -> Self {
         self.object_raw(ExecObject {
-            handle: buffer.handle().0,
+            handle: buffer.into().0,
             offset: address,
             flags: object_flag::PINNED | object_flag::SUPPORTS_48B,
             ..ExecObject::default()
@@ -89,12 +90,12 @@ impl<'a> Execbuf<'a> {
     }
 
     /// The buffer that holds the commands, from its start.
-    pub fn batch(self, buffer: &Buffer) -> Self {
+    pub fn batch(self, buffer: impl Into<BufferId>) -> Self {
         self.batch_range(buffer, 0, 0)
     }
 
     /// The buffer that holds the commands at exactly this GPU address, a multiple of 4096.
-    pub fn batch_at(mut self, buffer: &Buffer, address: u64) -> Self {
+    pub fn batch_at(mut self, buffer: impl Into<BufferId>, address: u64) -> Self {
         self = self.batch(buffer);
         if let Some(batch) = &mut self.batch {
             batch.offset = address;
@@ -105,10 +106,10 @@ impl<'a> Execbuf<'a> {
 
     /// The buffer that holds the commands, in `length` bytes from `offset` on; both multiples of
     /// 8, and a length of 0 means up to the buffer's end.
-    pub fn batch_range(mut self, buffer: &Buffer, offset: u32, length: u32) -> Self {
+    pub fn batch_range(mut self, buffer: impl Into<BufferId>, offset: u32, length: u32) -> Self {
         self = self.batch_bytes(offset, length);
         self.batch = Some(ExecObject {
-            handle: buffer.handle().0,
+            handle: buffer.into().0,
             flags: object_flag::SUPPORTS_48B,
             ..ExecObject::default()
         });
@@ -141,18 +142,36 @@ impl<'a> Execbuf<'a> {
         self
     }
 
+    /// The request as it is sent: the batch comes last, and is taken off again afterwards, so that
+    /// the builder can go on.
+    pub(crate) fn send_with<T>(
+        &mut self,
+        send: impl FnOnce(&'a C, &ExecbufHead, &[ExecObject], Option<BorrowedFd<'a>>) -> T,
+    ) -> T {
+        let listed = self.objects.len();
+        self.objects.extend(self.batch);
+        let result = send(self.context, &self.head, &self.objects, self.fence);
+        self.objects.truncate(listed);
+        result
+    }
+}
+
+impl Execbuf<'_> {
     /// Hands the work to the daemon, which answers as soon as it is queued.
     ///
     /// # Errors
     /// Refused by one of the rules of EXECBUF, for example with `context-banned` (EIO) or
     /// `no-such-buffer` (ENOENT).
     pub fn submit(&mut self) -> Result<Submission, Error> {
-        // The batch comes last on the wire and is taken off again, so that the builder can go on.
-        let listed = self.objects.len();
-        self.objects.extend(self.batch);
-        let result = self.context.connection().execbuf(&self.head, &self.objects, self.fence);
-        self.objects.truncate(listed);
-        let reply = result?;
-        Ok(Submission { offsets: reply.offsets, fence: reply.fence.map(Fence::from) })
+        let reply = self.send_with(|context, head, objects, fence| {
+            context.connection().execbuf(head, objects, fence)
+        })?;
+        Ok(Submission::new(reply))
+    }
+}
+
+impl Submission {
+    pub(crate) fn new(reply: ExecbufReply<OwnedFd>) -> Self {
+        Self { offsets: reply.offsets, fence: reply.fence.map(Fence::from) }
     }
 }

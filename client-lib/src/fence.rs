@@ -78,6 +78,26 @@ impl Fence {
         }
     }
 
+    /// Waits until the fence signals, on the tokio runtime this is called in.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    #[cfg(feature = "tokio")]
+    pub async fn signalled(&self) -> Result<FenceState, Error> {
+        let failed = |source| Error::Io { doing: "waiting for a fence", source };
+        // tokio's own AsyncFd is unsafe to register with; this wrapper of it only watches here.
+        let fd = self.fd.try_clone().map_err(failed)?;
+        let watched = tokio_seqpacket::UnixSeqpacket::try_from(fd).map_err(failed)?;
+        loop {
+            let mut ready = watched.as_async_fd().readable().await.map_err(failed)?;
+            match self.status()? {
+                // Readiness can be a false alarm; only the state counts.
+                FenceState::Pending => ready.clear_ready(),
+                state @ (FenceState::Signalled | FenceState::Failed(_)) => return Ok(state),
+            }
+        }
+    }
+
     /// A fence that signals when both have, with the first error of the two.
     ///
     /// # Errors

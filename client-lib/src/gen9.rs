@@ -385,8 +385,8 @@ impl Batch {
     }
 
     /// A batch that runs until the CPU writes 0 to its dword at offset 0 of the batch, whose GPU
-    /// address is `address`. `preemptible` lets the engine run other contexts meanwhile. Must be the
-    /// first and only thing in the batch; start it at offset 8.
+    /// address is `address`. `preemptible` lets the engine run other contexts meanwhile. Must be
+    /// the first and only thing in the batch; start it at offset 8.
     pub fn spinner(&mut self, address: u64, preemptible: bool) -> &mut Self {
         self.raw(&[0xffff_ffff, 0]);
         let start = address.wrapping_add(self.bytes());

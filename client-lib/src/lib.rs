@@ -36,8 +36,11 @@
 //! This crate is deliberately not: a driver (it knows no 3D), a rule book (the daemon decides what
 //! is legal; a refusal says which rule), or a second protocol ([`protocol`] is the daemon's own).
 //!
-//! The blocking [`Connection`] may be used by many threads at once.
+//! The blocking [`Connection`] may be used by many threads at once. With the feature `tokio`, the
+//! module `async` has the same for programs that run on tokio.
 
+#[cfg(feature = "tokio")]
+pub mod r#async;
 mod buffer;
 mod connection;
 mod context;

@@ -234,6 +234,12 @@ impl<W> Ledger<W> {
         self.open.iter_mut().map(|open| &mut open.waiter)
     }
 
+    /// Closes everything, so that nobody waits for what will not come.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn close_all(&mut self) {
+        self.open.clear();
+    }
+
     /// Records the end; the first reason stays.
     pub(crate) fn end(&mut self, ending: Ending) {
         self.ended.get_or_insert(ending);

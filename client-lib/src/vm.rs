@@ -43,6 +43,12 @@ impl Vm {
     }
 }
 
+impl From<&Vm> for VmId {
+    fn from(vm: &Vm) -> Self {
+        vm.id
+    }
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
         if self.open {

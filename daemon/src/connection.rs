@@ -14,7 +14,7 @@ use gpu_broker_device::Device;
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{
-    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, Violation,
+    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SessionId, Violation,
 };
 use tokio::time::Sleep;
 use tokio_seqpacket::UnixSeqpacket;
@@ -29,10 +29,14 @@ use crate::server::Server;
 /// tokio's own budget counts requests, and a request can be a thousand objects long.
 const SLICE_NS: u64 = 200_000;
 
+/// Stands in for the header of a packet that has none.
+const NO_HEADER: Header = Header { opcode: 0, flags: 0, seq: 0 };
+
 /// One connection and all there is of its session.
 pub(crate) struct Connection<D: Device> {
     server: Arc<Server<D>>,
     entry: Arc<Entry<D>>,
+    seat: Seat<D>,
     socket: UnixSeqpacket,
     /// As given to the entry; every poll of a tokio task brings an equivalent one.
     waker: Option<Waker>,
@@ -64,7 +68,8 @@ impl<D: Device> Connection<D> {
     pub(crate) fn new(server: Arc<Server<D>>, entry: Arc<Entry<D>>, socket: UnixSeqpacket) -> Self {
         let timeout = Duration::from_millis(server.config.daemon.hello_timeout_ms);
         let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
-        Self { server, entry, socket, waker: None, unsent: None, state }
+        let seat = Seat { server: Arc::clone(&server), session: entry.id() };
+        Self { server, entry, seat, socket, waker: None, unsent: None, state }
     }
 
     /// Serves the client until one of the two ends it. A panic ends this session only.
@@ -146,28 +151,25 @@ impl<D: Device> Connection<D> {
         now: Time,
         received: Received,
     ) -> Option<End> {
-        let (length, fds) = match received {
-            Received::End => return Some(End::Gone),
-            Received::Violation(violation) => return Some(End::Violation(violation)),
-            Received::Packet(length, fds) => (length, Some(fds)),
-            Received::Starved(length) => (length, None),
-        };
-        let packet = scratch.inbound.get(..length).unwrap_or_default();
-        let (header, body) = match Header::split(packet) {
-            Ok((header, _)) if header.flags != 0 => {
-                return Some(End::Violation(Violation::UnknownFlags));
-            }
-            Ok(split) => split,
-            Err(violation) => return Some(End::Violation(violation)),
-        };
-        let answer = match fds {
-            None => Err(Fault::Refused(Reason::DaemonFds.into())),
-            Some(mut fds) => {
-                let answer = self.request(now, header, body, &mut fds);
+        let (length, mut fds, starved) = match received {
+            Received::End(fds) => {
                 fds::dispose(fds);
-                answer
+                return Some(End::Gone);
             }
+            Received::Violation(violation, fds) => {
+                fds::dispose(fds);
+                return Some(End::Violation(violation));
+            }
+            Received::Packet(length, fds) => (length, fds, false),
+            Received::Starved(length, fds) => (length, fds, true),
         };
+        let (header, answer) = match Header::split(scratch.inbound.bytes(length)) {
+            Err(violation) => (NO_HEADER, Err(violation.into())),
+            Ok((header, _)) if header.flags != 0 => (header, Err(Violation::UnknownFlags.into())),
+            Ok((header, _)) if starved => (header, Err(Refusal::new(Reason::DaemonFds).into())),
+            Ok((header, body)) => (header, self.request(now, header, body, &mut fds)),
+        };
+        fds::dispose(fds);
         match answer {
             Err(Fault::Violated(violation)) => Some(End::Violation(violation)),
             Err(Fault::Refused(refusal)) => self.answer(cx, scratch, header, Err(refusal)),
@@ -263,18 +265,19 @@ impl<D: Device> Connection<D> {
     /// Says why, releases everything, and hangs up.
     fn finish(mut self, end: &End) {
         self.discard_unsent();
-        if let Some(epitaph) = self.epitaph(end) {
-            farewell(&self.socket, epitaph);
-        }
+        let epitaph = self.epitaph(end);
         if let State::Open(open) = &self.state {
             let session = Arc::clone(&open.session);
             let close = std::panic::AssertUnwindSafe(|| session.close());
             if std::panic::catch_unwind(close).is_err() {
                 tracing::error!(session = %self.entry.id(), "a panic while the session was closed");
                 // Dropping it would close it again, and a panic during that would end the daemon.
-                std::mem::forget(Arc::clone(&open.session));
+                std::mem::forget(session);
             }
         }
+        // First, so that a client that comes back at once finds its seat free.
+        drop(self.seat);
+        farewell(self.socket, epitaph);
     }
 
     fn epitaph(&self, end: &End) -> Option<Epitaph> {
@@ -297,9 +300,15 @@ impl<D: Device> Connection<D> {
     }
 }
 
-impl<D: Device> Drop for Connection<D> {
+/// A place in the directory, given back however the connection ends.
+struct Seat<D: Device> {
+    server: Arc<Server<D>>,
+    session: SessionId,
+}
+
+impl<D: Device> Drop for Seat<D> {
     fn drop(&mut self) {
-        self.server.directory.leave(self.entry.id());
+        self.server.directory.leave(self.session);
     }
 }
 
@@ -320,24 +329,84 @@ fn asked(code: EpitaphCode) -> &'static str {
 }
 
 /// Turns a connection away that there is no room for.
-pub(crate) fn turn_away(socket: &UnixSeqpacket) {
+pub(crate) fn turn_away(socket: UnixSeqpacket) {
     let text = asked(EpitaphCode::Full).to_owned();
-    farewell(socket, Epitaph { code: EpitaphCode::Full, text });
+    farewell(socket, Some(Epitaph { code: EpitaphCode::Full, text }));
 }
 
-/// Sends the epitaph if the socket takes it at once, and no more is read from the client.
-fn farewell(socket: &UnixSeqpacket, epitaph: Epitaph) {
-    use rustix::net::{RecvFlags, SendFlags, Shutdown};
+/// Hangs up, after the epitaph if the socket takes it at once.
+fn farewell(socket: UnixSeqpacket, epitaph: Option<Epitaph>) {
+    use rustix::net::{SendFlags, Shutdown};
+    let Some(epitaph) = epitaph else {
+        return fds::dispose_connection(socket.into());
+    };
     let mut bytes = Vec::new();
-    if codec::encode_event(&Event::Epitaph(epitaph), &mut bytes).is_err() {
-        return;
+    if codec::encode_event(&Event::Epitaph(epitaph), &mut bytes).is_ok() {
+        // A client that does not read its socket misses its epitaph; it is not waited for.
+        let _ = rustix::net::send(&socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
-    // A client that does not read its socket misses its epitaph; it is not waited for.
-    let _ = rustix::net::send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    // A socket closed with packets unread gives the peer ECONNRESET before the epitaph. Nothing new
-    // arrives after the shutdown, so what is queued can be thrown away in bounded time.
-    if rustix::net::shutdown(socket, Shutdown::Read).is_ok() {
-        let mut byte = [0];
-        while let Ok((1.., _)) = rustix::net::recv(socket, &mut byte, RecvFlags::DONTWAIT) {}
+    // From here on a client's send fails, and what it has sent is thrown away in bounded time.
+    let _ = rustix::net::shutdown(&socket, Shutdown::Read);
+    fds::dispose_connection(socket.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use gpu_broker_core::Capabilities;
+    use gpu_broker_device::soft::SoftFile;
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink};
+    use gpu_broker_protocol::message::Hello;
+    use gpu_broker_protocol::{Request, version};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::peer::Peer;
+
+    /// A device with a bug.
+    struct Buggy;
+
+    impl Device for Buggy {
+        type File = SoftFile;
+
+        fn description(&self) -> Description {
+            panic!("not reached")
+        }
+
+        fn open(&self, _events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
+            panic!("the bug")
+        }
+
+        fn engine_usage(&self) -> Vec<EngineUsage> {
+            panic!("not reached")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_session_with_an_epitaph() {
+        let capabilities = Capabilities::kaby_lake_gt3();
+        let server = Arc::new(Server::new(Config::default(), Buggy, capabilities));
+        let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
+        let peer = Peer::of(&ours).expect("credentials");
+        let entry = server.directory.enter(peer, 1, 1).expect("room");
+        let connection = Connection::new(Arc::clone(&server), entry, ours);
+        let task = tokio::spawn(connection.serve());
+
+        let hello = Request::Hello(Hello {
+            major: version::MAJOR,
+            minor_min: 0,
+            minor_max: 0,
+            features: 0,
+            client_name: String::new(),
+        });
+        let mut packet = Vec::new();
+        codec::encode_request(1, &hello, &mut packet).expect("fits");
+        theirs.send(&packet).await.expect("room");
+        let mut answer = [0; 1024];
+        let info = theirs.recv(&mut answer).await.expect("an answer");
+        let (header, body) = Header::split(&answer[..info.bytes_read()]).expect("a header");
+        let Event::Epitaph(epitaph) = codec::decode_event(header.opcode, body).expect("an event");
+        assert_eq!(epitaph.code, EpitaphCode::Internal);
+        task.await.expect("the panic stays inside");
+        assert_eq!(server.directory.len(), 0, "the seat is free");
     }
 }

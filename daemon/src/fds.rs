@@ -4,17 +4,18 @@
 //! socket with SO_LINGER until its peer has. A client chooses what it sends, so the thread that
 //! serves the others closes only what it knows to close at once.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::OnceLock;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, MemfdFlags, StatxFlags};
+use rustix::net::RecvFlags;
 
 use crate::packet::Fds;
 
-/// Fds that wait for one closing thread.
-const QUEUE_MAX: usize = 64;
-/// Closing threads, each of which a client may have made wait.
+/// What may wait for a closing thread.
+const QUEUE_MAX: usize = 8192;
+/// Closing threads, all but one of which a client may have made wait before others notice.
 const THREADS_MAX: usize = 16;
 
 /// Closes the fds, on another thread if it might block.
@@ -23,9 +24,15 @@ pub(crate) fn dispose(fds: Fds) {
         if closes_at_once(&fd) {
             drop(fd);
         } else {
-            hand_over(fd);
+            CLOSERS.hand_over(Job::Close(fd));
         }
     }
+}
+
+/// Hangs up on a client, on another thread: what the client has sent and we have not read is
+/// closed with the socket.
+pub(crate) fn dispose_connection(socket: OwnedFd) {
+    CLOSERS.hand_over(Job::HangUp(socket));
 }
 
 /// Whether the fd lives on a file system of the kernel's own whose files close without waiting
@@ -56,34 +63,92 @@ fn harmless_devices() -> &'static [Option<(u32, u32)>; 3] {
     })
 }
 
-/// Gives the fd to a thread that has time. When all are stuck, the fd is kept open for good:
-/// whoever filled the queues has made us wait sixteen times already.
-fn hand_over(fd: OwnedFd) {
-    static CLOSERS: [OnceLock<Option<SyncSender<OwnedFd>>>; THREADS_MAX] =
-        [const { OnceLock::new() }; THREADS_MAX];
-    let mut fd = fd;
-    for closer in &CLOSERS {
-        let Some(sender) = closer.get_or_init(start_closer) else { continue };
-        match sender.try_send(fd) {
-            Ok(()) => return,
-            Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => fd = back,
-        }
-    }
-    tracing::warn!("all threads that close file descriptors are stuck; one stays open");
-    std::mem::forget(fd);
+enum Job {
+    Close(OwnedFd),
+    HangUp(OwnedFd),
 }
 
-fn start_closer() -> Option<SyncSender<OwnedFd>> {
-    let (sender, receiver) = sync_channel::<OwnedFd>(QUEUE_MAX);
-    let run = move || receiver.into_iter().for_each(drop);
-    let started =
-        std::thread::Builder::new().name("close".to_owned()).stack_size(64 * 1024).spawn(run);
-    match started {
-        Ok(_) => Some(sender),
-        Err(error) => {
-            tracing::warn!(%error, "cannot start a thread to close file descriptors");
-            None
+impl Job {
+    fn run(self) {
+        match self {
+            Self::Close(fd) => drop(fd),
+            Self::HangUp(socket) => {
+                // A socket closed with packets unread gives its peer ECONNRESET before the
+                // epitaph. It was shut down or its peer is gone, so this comes to an end.
+                let mut byte = [0u8];
+                while let Ok((1.., _)) = rustix::net::recv(&socket, &mut byte, RecvFlags::DONTWAIT)
+                {
+                }
+            }
         }
+    }
+}
+
+/// Threads that close what may block, started as they are needed.
+static CLOSERS: Closers = Closers { queue: Mutex::new(Queue::new()), filled: Condvar::new() };
+
+struct Closers {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    /// Threads that wait for a job.
+    idle: usize,
+}
+
+impl Queue {
+    const fn new() -> Self {
+        Self { jobs: VecDeque::new(), threads: 0, idle: 0 }
+    }
+}
+
+impl Closers {
+    fn hand_over(&'static self, job: Job) {
+        let mut queue = self.lock();
+        if queue.jobs.len() >= QUEUE_MAX {
+            drop(queue);
+            tracing::warn!("all threads that close file descriptors are stuck; one stays open");
+            return std::mem::forget(job);
+        }
+        queue.jobs.push_back(job);
+        if queue.idle < queue.jobs.len() && queue.threads < THREADS_MAX {
+            queue.threads += 1;
+            drop(queue);
+            self.start_thread();
+        } else {
+            drop(queue);
+        }
+        self.filled.notify_one();
+    }
+
+    fn start_thread(&'static self) {
+        let thread = std::thread::Builder::new().name("close".to_owned()).stack_size(64 * 1024);
+        if let Err(error) = thread.spawn(|| self.work()) {
+            tracing::warn!(%error, "cannot start a thread to close file descriptors");
+            self.lock().threads -= 1;
+        }
+    }
+
+    fn work(&self) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job.run();
+                queue = self.lock();
+            } else {
+                queue.idle += 1;
+                queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,11 +173,37 @@ mod tests {
     fn what_is_disposed_of_is_closed() {
         let (mut reader, writer) = std::io::pipe().expect("pipe");
         let (mut end, socket) = std::os::unix::net::UnixStream::pair().expect("sockets");
-        end.write_all(b"x").expect("room");
         dispose(Fds::from_iter([OwnedFd::from(writer), OwnedFd::from(socket)]));
         let mut rest = Vec::new();
         assert_eq!(reader.read_to_end(&mut rest).expect("end of file"), 0);
-        // The socket was closed with a byte unread, which its peer learns.
-        assert!(matches!(end.read(&mut [0; 4]), Ok(0) | Err(_)));
+        assert_eq!(end.read(&mut [0; 4]).expect("end of file"), 0);
+    }
+
+    #[test]
+    fn a_close_that_blocks_holds_nobody_up() {
+        let (stuck, peer) = lingering_socket();
+        for fd in stuck {
+            dispose(Fds::from_iter([fd]));
+        }
+        let (mut end, socket) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        dispose(Fds::from_iter([OwnedFd::from(socket)]));
+        assert_eq!(end.read(&mut [0; 4]).expect("end of file"), 0);
+        drop(peer);
+    }
+
+    /// TCP sockets whose close waits an hour, or until the peer reads or goes away.
+    fn lingering_socket() -> (Vec<OwnedFd>, Vec<std::net::TcpStream>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let pair = |_| {
+            let socket = std::net::TcpStream::connect(address).expect("listening");
+            let (peer, _) = listener.accept().expect("connected");
+            let hour = Some(std::time::Duration::from_secs(3600));
+            rustix::net::sockopt::set_socket_linger(&socket, hour).expect("TCP");
+            socket.set_nonblocking(true).expect("socket");
+            while (&socket).write(&[0; 65536]).is_ok() {}
+            (OwnedFd::from(socket), peer)
+        };
+        (0..4).map(pair).unzip()
     }
 }

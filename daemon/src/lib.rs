@@ -38,7 +38,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use gpu_broker_core::Capabilities;
-use gpu_broker_device::soft::SoftDevice;
+use gpu_broker_device::soft::{self, SoftDevice};
 
 use args::Args;
 use config::Config;
@@ -89,7 +89,7 @@ fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     process::raise_fd_limit();
     let listeners = listen(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let device = SoftDevice::new()?;
+    let device = SoftDevice::start(soft::Config::default())?;
     let server = Arc::new(Server::new(config, device, Capabilities::kaby_lake_gt3()));
     let result = runtime.block_on(server.run(listeners));
     // Dropping the device would wait for batches, which may be endless; the process ends anyway.

@@ -18,24 +18,42 @@ use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 /// The fds of one packet.
 pub(crate) type Fds = SmallVec<[OwnedFd; FDS_PER_MESSAGE_MAX]>;
 
-/// Room for the control message of exactly as many fds as a packet may carry: `cmsghdr` and the
-/// fds, both multiples of 8 bytes, so not one fd more fits in padding.
-const CONTROL_BYTES: usize = 16 + 4 * FDS_PER_MESSAGE_MAX;
-const _: () = assert!(CONTROL_BYTES.is_multiple_of(8));
+/// Most fds the kernel passes with one packet (`SCM_MAX_FD`). There is room for all of them: those
+/// it has no room for, it closes in our thread, and a close can block (see [`crate::fds`]).
+const FDS_PER_PACKET_MAX: usize = 253;
+
+/// Bytes of `cmsghdr`, then the fds.
+const CONTROL_BYTES: usize = (16 + 4 * FDS_PER_PACKET_MAX).next_multiple_of(8);
 
 /// `cmsghdr` wants its alignment.
 #[repr(align(8))]
-struct Control([u8; CONTROL_BYTES]);
+pub(crate) struct Control([u8; CONTROL_BYTES]);
 
 /// Buffers that the connections of one thread share.
 pub(crate) struct Scratch {
-    pub(crate) inbound: Box<[u8; MESSAGE_BYTES_MAX]>,
+    pub(crate) inbound: Inbound,
     pub(crate) outbound: Vec<u8>,
+}
+
+/// Where a packet is received.
+pub(crate) struct Inbound {
+    bytes: Box<[u8]>,
+    control: Control,
+}
+
+impl Inbound {
+    /// The first bytes of the packet received last.
+    pub(crate) fn bytes(&self, length: usize) -> &[u8] {
+        self.bytes.get(..length).unwrap_or_default()
+    }
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        inbound: vec![0; MESSAGE_BYTES_MAX].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!()),
+        inbound: Inbound {
+            bytes: vec![0; MESSAGE_BYTES_MAX].into(),
+            control: Control([0; CONTROL_BYTES]),
+        },
         outbound: Vec::with_capacity(MESSAGE_BYTES_MAX),
     });
 }
@@ -45,16 +63,16 @@ pub(crate) fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(f)
 }
 
-/// What a receive brought.
+/// What a receive brought. Its fds are for [`crate::fds::dispose`] in the end.
 pub(crate) enum Received {
     /// The peer has hung up (or sent an empty packet, which looks the same).
-    End,
+    End(Fds),
     /// So many bytes, and these fds.
     Packet(usize, Fds),
     /// A packet whose fds this process had no room for.
-    Starved(usize),
+    Starved(usize, Fds),
     /// A packet that breaks the protocol by its size or its number of fds.
-    Violation(Violation),
+    Violation(Violation, Fds),
 }
 
 /// Receives one packet. Uses tokio's polling form, which takes part in its cooperative budget:
@@ -62,11 +80,10 @@ pub(crate) enum Received {
 pub(crate) fn poll_receive(
     socket: &UnixSeqpacket,
     cx: &mut Context<'_>,
-    into: &mut [u8; MESSAGE_BYTES_MAX],
+    into: &mut Inbound,
 ) -> Poll<std::io::Result<Received>> {
-    let mut control = Control([0; CONTROL_BYTES]);
     let (info, ancillary) =
-        ready!(socket.poll_recv_with_ancillary(cx, into.as_mut_slice(), &mut control.0))?;
+        ready!(socket.poll_recv_with_ancillary(cx, &mut into.bytes, &mut into.control.0))?;
     let mut fds = Fds::new();
     if !ancillary.is_empty() {
         for message in ancillary.into_messages() {
@@ -76,19 +93,24 @@ pub(crate) fn poll_receive(
         }
     }
     let received = if info.bytes_read() == 0 {
-        Received::End
+        Received::End(fds)
     } else if info.truncated() {
-        Received::Violation(Violation::TooLong)
-    } else if info.ancillary_truncated() && fds.len() < FDS_PER_MESSAGE_MAX {
-        // The kernel cuts at the room we gave, unless this process has no fds left before that.
-        Received::Starved(info.bytes_read())
-    } else if info.ancillary_truncated() || fds.len() > FDS_PER_MESSAGE_MAX {
-        Received::Violation(Violation::FdCount)
+        Received::Violation(Violation::TooLong, fds)
+    } else if info.ancillary_truncated() {
+        Received::Starved(info.bytes_read(), fds)
+    } else if fds.len() > FDS_PER_MESSAGE_MAX {
+        Received::Violation(Violation::FdCount, fds)
     } else {
         Received::Packet(info.bytes_read(), fds)
     };
     Poll::Ready(Ok(received))
 }
+
+/// Bytes of the control message of as many fds as a reply may carry.
+const SEND_CONTROL_BYTES: usize = (16 + 4 * FDS_PER_MESSAGE_MAX).next_multiple_of(8);
+
+#[repr(align(8))]
+struct SendControl([u8; SEND_CONTROL_BYTES]);
 
 /// A packet the socket had no room for yet.
 pub(crate) struct Unsent {
@@ -106,7 +128,7 @@ pub(crate) fn poll_send(
     if fds.is_empty() {
         return socket.poll_send(cx, bytes).map_ok(|_| ());
     }
-    let mut control = Control([0; CONTROL_BYTES]);
+    let mut control = SendControl([0; SEND_CONTROL_BYTES]);
     let mut ancillary = AncillaryMessageWriter::new(&mut control.0);
     ancillary.add_fds(fds.iter())?;
     let sent = ready!(socket.poll_send_vectored_with_ancillary(

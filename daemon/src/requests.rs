@@ -190,7 +190,7 @@ impl<D: Device> Open<D> {
         server: &Server<D>,
         now: Time,
         request: &Execbuf<'_>,
-        fds: &Fds,
+        fds: &mut Fds,
     ) -> Result<ExecbufReply<OwnedFd>, Refusal> {
         let file = &self.session.hands().file;
         let in_fence = match fds.first() {
@@ -203,6 +203,8 @@ impl<D: Device> Open<D> {
                 | DeviceError::Os { .. } => refusal_of(&error),
             })?),
         };
+        // A fence of ours closes at once.
+        fds.clear();
         if request.head.flags & flag::FENCE_OUT != 0 {
             self.fences.reserve(file, server.config.session.fences)?;
         }
@@ -252,10 +254,12 @@ impl<D: Device> Open<D> {
     fn fence_status(
         &self,
         query: &FenceStatusQuery<usize>,
-        fds: &Fds,
+        fds: &mut Fds,
     ) -> Result<FenceState, Fault> {
         let file = &self.session.hands().file;
-        Ok(match file.fence_state(&self.import(fds, query.fd)?) {
+        let fence = self.import(fds, query.fd)?;
+        fds.clear();
+        Ok(match file.fence_state(&fence) {
             DeviceFence::Pending => FenceState::Pending,
             DeviceFence::Signalled => FenceState::Signalled,
             DeviceFence::Failed(errno) => FenceState::Failed(errno),
@@ -266,10 +270,11 @@ impl<D: Device> Open<D> {
         &mut self,
         server: &Server<D>,
         merge: &FenceMerge<usize>,
-        fds: &Fds,
+        fds: &mut Fds,
     ) -> Result<Fence<OwnedFd>, Fault> {
         let first = self.import(fds, merge.first)?;
         let second = self.import(fds, merge.second)?;
+        fds.clear();
         let file = &self.session.hands().file;
         self.fences.reserve(file, server.config.session.fences)?;
         let merged = file.merge_fences(&first, &second);

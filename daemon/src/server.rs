@@ -172,7 +172,7 @@ impl<D: Device> Server<D> {
                     session = "none",
                     "a client of uid {uid} was turned away: {full}"
                 );
-                connection::turn_away(&socket);
+                connection::turn_away(socket);
             }
         }
     }

@@ -32,11 +32,15 @@ impl Violation {
     pub fn epitaph(self) -> Epitaph {
         let (code, text) = match self {
             Self::Short => (EpitaphCode::Malformed, "the message ends before its last field"),
-            Self::Trailing => (EpitaphCode::Malformed, "the message has bytes after its last field"),
+            Self::Trailing => {
+                (EpitaphCode::Malformed, "the message has bytes after its last field")
+            }
             Self::Malformed => {
                 (EpitaphCode::Malformed, "a field of the message holds no value of its type")
             }
-            Self::TooLong => (EpitaphCode::TooLong, "the message is longer than the limit in HELLO"),
+            Self::TooLong => {
+                (EpitaphCode::TooLong, "the message is longer than the limit in HELLO")
+            }
             Self::UnknownOpcode => (
                 EpitaphCode::UnknownOpcode,
                 "no such request in this version; check the minor version and features of HELLO",

@@ -2,7 +2,7 @@
 //! thread for batches short enough to run where they are submitted.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) time: Time,
     /// Bit i: jobs wait for memory on engine i.
     pub(crate) waiters: AtomicU32,
+    /// [`crate::gpu::Gpu::stop`] was called.
+    pub(crate) stopped: AtomicBool,
 }
 
 /// Nanoseconds since the GPU was started.

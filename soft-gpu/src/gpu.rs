@@ -1,7 +1,7 @@
 //! The software GPU: five engines, each with its own thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,11 @@ impl Gpu {
     /// # Errors
     /// A thread could not be started.
     pub fn start(config: Config) -> std::io::Result<Threads> {
-        let shared = Arc::new(Shared { time: Time(Instant::now()), waiters: AtomicU32::new(0) });
+        let shared = Arc::new(Shared {
+            time: Time(Instant::now()),
+            waiters: AtomicU32::new(0),
+            stopped: AtomicBool::new(false),
+        });
         let engines = (0u32..)
             .zip(ENGINES)
             .map(|(bit, spec)| Engine::new(spec, bit, Arc::clone(&shared), config.into()));
@@ -102,9 +106,16 @@ impl Gpu {
         }
     }
 
+    /// Whether [`Self::stop`] was called.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
+
     /// Cancels all jobs. Jobs that come later are handed back. The threads end once everything is
     /// over.
     pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
         for engine in self.engines.iter() {
             engine.stop();
         }

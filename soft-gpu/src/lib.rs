@@ -2,10 +2,10 @@
 //! (PCI id 8086:5926), as the hardware does.
 //!
 //! [`Streamer`] is one context on one engine: it fetches commands from [`Memory`], executes the MI
-//! commands (stores, registers, arithmetic, semaphores, jumps), hands blits to the blitter and skips
-//! 3D, GPGPU and media commands by their length; nothing is drawn or decoded. Memory, clock and
-//! scheduling are the caller's: the streamer has no threads, no files and no time of its own, and
-//! one call of [`Streamer::run`] is bounded in time whatever the batch holds.
+//! commands (stores, registers, arithmetic, semaphores, jumps), hands blits to the blitter and
+//! skips 3D, GPGPU and media commands by their length; nothing is drawn or decoded. Memory, clock
+//! and scheduling are the caller's: the streamer has no threads, no files and no time of its own,
+//! and one call of [`Streamer::run`] is bounded in time whatever the batch holds.
 //!
 //! Batches come from clients that are not trusted. There is none that can make this crate panic,
 //! run on for ever or touch memory that was not mapped for it: it ends in a [`Fault`] that says

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gpu_broker_client::Connection;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::failure::Failure;
 use super::rig::Rig;
@@ -40,7 +40,12 @@ impl Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
-            .spawn(move || flood(work.connection(), &packet, &stopped))
+            .spawn(move || {
+                let result = flood(work.connection(), &packet, &stopped);
+                // The queues are full: what `work` says when it is dropped must fail, not wait.
+                let _hung_up = shutdown(work.connection(), Shutdown::Both);
+                result
+            })
             .map_err(Failure::io("starting the flooding client"))?;
         thread::sleep(Duration::from_millis(20));
         Ok(Self { thread, stop })

@@ -29,8 +29,8 @@ pub(crate) struct Confinement {
     pub(crate) nodes_open: Vec<PathBuf>,
     /// What opening /dev/dri answers now.
     pub(crate) dev_dri: String,
-    /// Names left in /dev.
-    pub(crate) dev_entries: usize,
+    /// Names left in /dev, counted before Landlock forbade to look; `None` if it could not be read.
+    pub(crate) dev_entries: Option<usize>,
 }
 
 impl Confinement {
@@ -56,9 +56,10 @@ pub(crate) fn confine() -> Confinement {
         nodes_before: gpu_nodes(),
         nodes_open: Vec::new(),
         dev_dri: String::new(),
-        dev_entries: 0,
+        dev_entries: None,
     };
     enter_namespaces(&mut found);
+    found.dev_entries = fs::read_dir("/dev").ok().map(Iterator::count);
     let no_new_privs = rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string());
     found.note("no_new_privs", no_new_privs);
     found.note("Landlock without any file access", landlock_everything());
@@ -146,5 +147,4 @@ fn probe(found: &mut Confinement) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => "is denied".to_owned(),
         Err(error) => error.to_string(),
     };
-    found.dev_entries = fs::read_dir("/dev").map_or(0, Iterator::count);
 }

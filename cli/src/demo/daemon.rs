@@ -1,10 +1,12 @@
 //! A daemon of our own: a real `gpu-brokerd` process with a private socket, ended with the demo.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gpu_broker_client::Connection;
@@ -33,12 +35,13 @@ impl Daemon {
     pub(crate) fn start() -> Result<(Self, Connection), String> {
         let directory = private_directory()
             .map_err(|e| format!("cannot make a private directory for the socket: {e}"))?;
+        remove_on_signal(directory.path());
         let begin = Instant::now();
         let child = spawn(directory.path())
             .map_err(|e| format!("cannot start the daemon from this executable: {e}"))?;
         let mut daemon = Self { child, directory, ready_after: Duration::ZERO };
         loop {
-            match Connection::connect(daemon.socket(), "gpu-broker demo") {
+            match Connection::connect(daemon.socket(), "gpu-broker") {
                 Ok(connection) => {
                     daemon.ready_after = begin.elapsed();
                     return Ok((daemon, connection));
@@ -64,6 +67,12 @@ impl Daemon {
         let text = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// What the daemon complained about in its log.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let serious = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        self.log().lines().filter(serious).map(str::to_owned).collect()
     }
 
     /// Ends the daemon by SIGTERM and waits for it.
@@ -112,7 +121,29 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
+        directories().remove(self.directory.path());
     }
+}
+
+/// Directories of the daemons that are running.
+static DIRECTORIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn directories() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ctrl-C ends us without unwinding, so the handler removes what `drop` would have removed. The
+/// daemon and the clients notice by themselves that we are gone.
+fn remove_on_signal(directory: &Path) {
+    const INTERRUPTED: i32 = 130;
+    directories().insert(directory.to_owned());
+    // A second daemon finds the handler in place. Without one only a directory would be left.
+    let _ = ctrlc::try_set_handler(|| {
+        for directory in directories().iter() {
+            let _ = fs::remove_dir_all(directory);
+        }
+        std::process::exit(INTERRUPTED);
+    });
 }
 
 /// In the user's runtime directory if there is one, because a socket's path must be short.
@@ -120,7 +151,7 @@ fn private_directory() -> io::Result<TempDir> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir());
     let parent = runtime.unwrap_or_else(std::env::temp_dir);
     let mut builder = tempfile::Builder::new();
-    builder.prefix("gpu-broker-demo-").permissions(fs::Permissions::from_mode(0o700));
+    builder.prefix("gpu-broker-private-").permissions(fs::Permissions::from_mode(0o700));
     builder.tempdir_in(parent)
 }
 

@@ -35,7 +35,10 @@ use process::Client;
 use story::{Act, ClientStory, Story};
 use talk::{Message, Order};
 
-/// Arguments of `gpu-broker demo`.
+/// Paint a picture with confined clients of a private daemon
+///
+/// Starts a daemon with the software GPU and a process per client, each without access to any
+/// device node. Nothing needs to be installed or running, and --socket does not matter.
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::args::EXIT_CODES)]
 pub(crate) struct Args {
@@ -56,10 +59,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (daemon, connection) = Daemon::start()?;
     let mut picture = Picture::new();
     let told = perform(&daemon, &connection, &mut picture).map_err(|sentence| {
-        let log = daemon.log();
-        let log =
-            if log.is_empty() { log } else { format!("\nThe daemon's log ends with:\n{log}") };
-        Failure::new(format!("the demo failed: {sentence}{log}"))
+        let complaints = match daemon.complaints().join("\n") {
+            none if none.is_empty() => none,
+            some => format!("\nThe daemon's log says:\n{some}"),
+        };
+        Failure::new(format!("the demo failed: {sentence}{complaints}"))
     });
     drop(connection);
     let mut story = told?;

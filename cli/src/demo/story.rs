@@ -11,7 +11,7 @@ use super::painters::Role;
 use super::scene::{HEIGHT, WIDTH};
 use super::talk::{Answer, Order, Step, StepKind};
 use crate::output::{BAD, GOOD, HEADING, QUIET, Table, duration, styled};
-use crate::status::{Context, State, Status};
+use crate::status::{Context, MaterialisedBy, State, Status};
 
 /// The whole demo; the shape of `--json`.
 #[derive(Debug, Serialize)]
@@ -78,9 +78,13 @@ impl Act {
         let materialised = context.as_ref().and_then(|context| context.materialised_by);
         let due = story.role.materialised_after(order);
         if materialised != due {
+            let by = |request: Option<MaterialisedBy>| {
+                request.map_or("no request", MaterialisedBy::name)
+            };
             return Err(format!(
-                "the context of client {name} should have been materialised by {due:?}, but was \
-                 by {materialised:?}"
+                "the context of client {name} was materialised by {} instead of by {}",
+                by(materialised),
+                by(due)
             ));
         }
         Ok(Self { order, steps: answer.steps, daemon: context })
@@ -97,7 +101,7 @@ impl Act {
 
     fn daemon_line(&self) -> String {
         let Some(context) = &self.daemon else {
-            return "there is no context; the device never had one for it".to_owned();
+            return "there is no context, and the device never had one for it".to_owned();
         };
         let Context { context: id, priority, .. } = context;
         let map = if context.user_engines { ", own engine map" } else { "" };
@@ -247,19 +251,18 @@ fn confinement(who: &str, found: &Confinement) -> Vec<String> {
     if !found.refused.is_empty() {
         lines.push(format!("  not allowed on this machine: {}", found.refused.join(", ")));
     }
-    let nodes = match found.nodes_before.len() {
-        0 => "the machine has no GPU node".to_owned(),
-        count => format!("{count} GPU nodes outside"),
+    let outside = found.nodes_before.len();
+    let nodes = match (outside, found.nodes_open.len()) {
+        (0, 0) => styled(GOOD, "there is no GPU node on this machine"),
+        (_, 0) => styled(GOOD, format!("of {outside} GPU nodes outside, none can be opened")),
+        (_, open) => styled(BAD, format!("{open} GPU nodes can still be opened")),
     };
-    let verdict = if found.holds() {
-        styled(GOOD, "none can be opened")
-    } else {
-        styled(BAD, format!("{} can still be opened", found.nodes_open.len()))
+    let entries = match found.dev_entries {
+        None => "/dev cannot be read".to_owned(),
+        Some(0) => "/dev is empty".to_owned(),
+        Some(count) => format!("/dev has {count} entries"),
     };
-    lines.push(format!(
-        "  tried: /dev/dri {}, {} entries in /dev, {nodes}, {verdict}",
-        found.dev_dri, found.dev_entries
-    ));
+    lines.push(format!("  tried: {entries}, /dev/dri {}; {nodes}", found.dev_dri));
     lines
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use gpu_broker_client::protocol::status::ContextState;
 use gpu_broker_client::{
     Buffer, Connection, Context, ContextBuilder, Error, Fence, FenceState, Vm,
 };
@@ -173,6 +174,15 @@ impl Studio {
         self.context.as_ref().ok_or_else(|| "there is no context".to_owned())
     }
 
+    /// Whether the daemon lists the context as a proto-context.
+    pub(crate) fn is_proto(&self) -> Result<bool, String> {
+        let id = self.context()?.id();
+        let page = self.connection.status().map_err(|e| e.to_string())?;
+        let own = page.sessions.iter().find(|s| s.session == self.connection.session());
+        let context = own.and_then(|own| own.contexts.iter().find(|c| c.context == id));
+        Ok(context.is_some_and(|context| context.state == ContextState::Proto))
+    }
+
     /// Gives the context away, to be destroyed.
     pub(crate) fn take_context(&mut self) -> Result<Context, String> {
         self.context.take().ok_or_else(|| "there is no context".to_owned())
@@ -263,7 +273,7 @@ impl Studio {
         rows: u32,
         expected: &[Expected],
     ) -> Result<Vec<u8>, String> {
-        let what = format!("read {rows} rows back, {} pixels are as they must be", expected.len());
+        let what = format!("read {rows} rows back, compared {} pixels", expected.len());
         self.step(StepKind::Check, what, |_| {
             let pixels = read(strip, u64::from(WIDTH) * u64::from(rows) * 4)?;
             for Expected { x, y, colour, part } in expected {
@@ -273,7 +283,8 @@ impl Studio {
                 if found != [blue, green, red] {
                     return Err(format!(
                         "the pixel at column {x}, row {y} ({part}) is {found:02x?} (blue, green, \
-                         red), not {colour:06x?}"
+                         red) instead of {:02x?}",
+                        [blue, green, red]
                     ));
                 }
             }

@@ -1,7 +1,7 @@
 //! The status as text.
 
 use super::view::{Context, Daemon, Engine, Session, State, Status};
-use crate::output::{BAD, HEADING, Table, bytes, duration, per_cent, styled};
+use crate::output::{BAD, HEADING, Table, bytes, count, duration, per_cent, styled};
 
 /// The whole status, without a final newline.
 pub(crate) fn render(status: &Status) -> String {
@@ -19,17 +19,17 @@ pub(crate) fn render(status: &Status) -> String {
 fn daemon_line(daemon: &Daemon) -> String {
     format!(
         "{} {} on the {} device, pid {}, up {}\n\
-         {} of at most {} sessions ({} so far), {} refusals, {} violations",
+         {} of at most {} ({} so far), {}, {}",
         styled(HEADING, "gpu-brokerd"),
         daemon.version,
         daemon.driver,
         daemon.pid,
         duration(daemon.uptime_ns),
         daemon.sessions,
-        daemon.sessions_max,
+        count(daemon.sessions_max, "session"),
         daemon.sessions_total,
-        daemon.refusals,
-        daemon.violations,
+        count(daemon.refusals, "refusal"),
+        count(daemon.violations, "violation"),
     )
 }
 
@@ -62,17 +62,17 @@ fn engine_table(status: &Status) -> String {
 
 fn session_block(session: &Session) -> String {
     let head = format!(
-        "{} \"{}\", pid {}, uid {}, age {}: {} buffers ({}), {} VMs, {} in flight, {} submissions",
+        "{} \"{}\", pid {}, uid {}, age {}: {} ({}), {}, {} in flight, {}",
         styled(HEADING, format!("session {}", session.session)),
         session.client,
         session.pid,
         session.uid,
         duration(session.age_ns),
-        session.buffers,
+        count(session.buffers, "buffer"),
         bytes(session.buffer_bytes),
-        session.vms,
+        count(session.vms, "VM"),
         session.in_flight,
-        session.submissions,
+        count(session.submissions, "submission"),
     );
     let mut table =
         Table::new(&[">context", "state", "materialised by", ">priority", "engines", ""]);
@@ -168,13 +168,13 @@ mod tests {
         let text = anstream::adapter::strip_str(&render(&status)).to_string();
         let expected = "\
 gpu-brokerd 0.1.0 on the soft device, pid 77, up 1.2 s
-3 of at most 4096 sessions (9 so far), 2 refusals, 1 violations
+3 of at most 4096 sessions (9 so far), 2 refusals, 1 violation
 
 engine  busy in 200.0 ms  busy in all  queued  completed  faults
 rcs0              25.0 %      50.0 ms       1         42       0
 bcs0               0.0 %         0 ns       1         42       0
 
-session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB), 1 VMs, 1 in flight, 6 submissions
+session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB), 1 VM, 1 in flight, 6 submissions
   context  state  materialised by  priority  engines
         0  live   HELLO                   0  legacy
         1  proto  -                    -250  own map

@@ -102,3 +102,62 @@ fn same_classes<H: Hands>(a: &Proto<H>, b: &Proto<H>) -> bool {
         (Some(_), None) | (None, Some(_)) => false,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::hands::{ContextSpec, Submission, Submitted, Update};
+    use crate::policy::Privileges;
+
+    /// Never asked for anything: CLONE is all records.
+    struct Idle;
+
+    impl Hands for Idle {
+        type Vm = ();
+        type Context = ();
+        type Buffer = ();
+        type Fence = ();
+
+        fn create_vm(&self) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn unbind(&self, (): &(), _: u64, _: u64) {}
+        fn create_context(&self, _: &ContextSpec<'_, ()>) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn update_context(&self, (): &(), _: Update) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn close_context(&self, (): (), _: bool) {}
+        fn cancel_context(&self, (): &()) {}
+        fn create_buffer(&self, _: u64) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn submit(&self, (): &(), _: &Submission<'_, Self>) -> Result<Submitted<()>, Refusal> {
+            unreachable!()
+        }
+    }
+
+    /// A session's privileges do not change, so its contexts never have what it may not set. The
+    /// check is there for the day when they can change, and is seen here from inside.
+    #[test]
+    fn what_may_not_be_set_may_not_be_cloned() {
+        let caps = Capabilities::kaby_lake_gt3();
+        let mut source = Proto::<Idle>::new(&caps, false);
+        source.flags.bannable = false;
+        source.priority = 1;
+        let clone = |privileges, flags| {
+            let mut to = Proto::<Idle>::new(&caps, false);
+            let rules = Rules { caps: &caps, privileges };
+            rules.clone_into(&mut to, &source, flags).map_err(|refusal| refusal.reason)
+        };
+        let nobody = Privileges::default();
+        let admin = Privileges { admin: true, ..nobody };
+        let nice = Privileges { nice: true, ..nobody };
+        assert_eq!(clone(nobody, clone_flag::FLAGS), Err(Reason::BannablePrivilege));
+        assert_eq!(clone(admin, clone_flag::FLAGS), Ok(()));
+        assert_eq!(clone(admin, clone_flag::SCHEDATTR), Err(Reason::PriorityPrivilege));
+        assert_eq!(clone(nice, clone_flag::SCHEDATTR), Ok(()));
+    }
+}

@@ -15,6 +15,9 @@
 //!
 //! Nothing here knows what a context is, so that loom can run all interleavings of it.
 
+#[cfg(all(test, loom))]
+mod model;
+
 use std::collections::HashMap;
 
 use gpu_broker_protocol::{ContextId, Reason, Refusal, SessionId};
@@ -121,8 +124,8 @@ impl<P, L> Dance<P, L> {
         }
         let proto = protos.by_id.get(&id).ok_or(Reason::NoSuchContext)?;
         let live = Arc::new(materialise(proto)?);
-        // Published first, dropped second: a lookup that takes no lock must never find the id in
-        // neither table.
+        // Published before the proto goes, and both under the lock: nobody who holds it finds the
+        // id in both tables or in neither, and should publishing panic the proto is still there.
         self.live.insert(self.key(id), Arc::clone(&live));
         let proto = protos.by_id.remove(&id);
         drop(protos);

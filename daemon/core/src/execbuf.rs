@@ -85,7 +85,7 @@ impl<H: Hands> Session<H> {
         if head.dr1 != 0 || (head.dr4 != 0 && head.dr4 != u32::MAX) {
             return Err(Reason::ExecDr.into());
         }
-        if (head.batch_start_offset | head.batch_len) % 8 != 0 {
+        if !(head.batch_start_offset | head.batch_len).is_multiple_of(8) {
             return Err(Reason::ExecBatchAlignment.into());
         }
         if head.flags & flag::SECURE != 0 {

@@ -178,15 +178,13 @@ impl<H: Hands> Session<H> {
         let mut memory = self.memory.lock();
         let closed = memory.buffers.remove(buffer.0).ok_or(Reason::NoSuchBuffer)?;
         memory.buffer_bytes = memory.buffer_bytes.saturating_sub(closed.size);
-        let mut last_references = Vec::new();
-        for vm in memory.spaces.iter().filter_map(Weak::upgrade) {
+        // Another thread may let go of a VM while we hold it; the end of one must not come under
+        // the lock, so all are let go of after it.
+        let vms: Vec<Arc<Vm<H>>> = memory.spaces.iter().filter_map(Weak::upgrade).collect();
+        for vm in &vms {
             let place = vm.space.lock().remove(buffer.0);
             if let Some(place) = place.filter(|place| place.on_device) {
                 self.hands.unbind(&vm.device, place.address, place.size);
-            }
-            // Another thread may have let go of the VM since; its end must not come under the lock.
-            if Arc::strong_count(&vm) == 1 {
-                last_references.push(vm);
             }
         }
         drop(memory);

@@ -66,7 +66,6 @@ pub(crate) fn select<'a>(
 }
 
 fn user(slots: &[Slot], flags: u64) -> Result<Selected<'_>, Refusal> {
-    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves six bits")]
     let slot = (flags & flag::RING_MASK) as u32;
     let one = |placement| Ok(Selected { slot, placement, width: 1 });
     match slots.get(slot as usize) {

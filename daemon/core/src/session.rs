@@ -54,7 +54,6 @@ impl<H: Hands> Session<H> {
     ///
     /// # Errors
     /// What the device says when the default context cannot be made; nothing is left behind then.
-    #[expect(clippy::too_many_arguments, reason = "what a session is made of, each of a type")]
     pub fn open(
         now: Time,
         id: SessionId,
@@ -234,8 +233,9 @@ impl<H: Hands> Session<H> {
 
     /// A submission has ended that the device had not answered as done; `tag` is that of its
     /// context. Call it once per submission, from any thread, also from inside a method of
-    /// [`Hands`]: it takes no lock that is held around those. It may call
-    /// [`Hands::cancel_context`].
+    /// [`Hands`]: it takes no lock that is held around those. It may itself call
+    /// [`Hands::cancel_context`] and, when it lets go of a context that was destroyed meanwhile,
+    /// [`Hands::close_context`]; so a device must not report while it holds a lock that those need.
     pub fn handle_completion(&self, now: Time, tag: u64, outcome: Outcome) {
         self.release_in_flight();
         match outcome {

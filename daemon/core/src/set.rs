@@ -95,7 +95,8 @@ impl Rules<'_> {
         if persistent && !self.caps.hangcheck {
             return Err(Reason::PersistenceNeedsHangcheck.into());
         }
-        if !persistent && !(self.caps.has_preemption && self.caps.has_engine_reset) {
+        let can_revoke = self.caps.has_preemption && self.caps.has_engine_reset;
+        if !persistent && !can_revoke {
             return Err(Reason::PersistenceUnsupported.into());
         }
         Ok(())

@@ -41,7 +41,8 @@ pub(crate) struct Want {
     pub(crate) buffer: u32,
     /// Bytes of address space, padding included; at least one page.
     pub(crate) size: u64,
-    /// A power of two, at least a page.
+    /// A power of two, at least a page; a mask tests it, since a division for each object is what a
+    /// submission would then cost most.
     pub(crate) alignment: u64,
     /// Not canonical (bits 63:48 clear); demanded if `pinned`, else wished for.
     pub(crate) offset: u64,
@@ -98,7 +99,7 @@ impl Space {
         let place = self.find(want.buffer)?;
         let end = place.address.checked_add(place.size)?;
         let good = place.size >= want.size
-            && place.address.is_multiple_of(want.alignment)
+            && place.address & (want.alignment - 1) == 0
             && (!want.pinned || place.address == want.offset)
             && end <= self.end_for(want);
         good.then_some(place)
@@ -230,5 +231,67 @@ impl Space {
             }
         }
         None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn want(buffer: u32, pages: u64) -> Want {
+        Want {
+            buffer,
+            size: pages * PAGE_BYTES,
+            alignment: PAGE_BYTES,
+            offset: 0,
+            pinned: false,
+            above_4g: false,
+        }
+    }
+
+    fn pin(space: &mut Space, buffer: u32, page: u64, pages: u64) -> Result<u64, NoPlace> {
+        let offset = page * PAGE_BYTES;
+        space.place_pinned(&Want { offset, pinned: true, ..want(buffer, pages) })
+    }
+
+    #[test]
+    fn a_gap_behind_the_cursor_is_found_at_the_end_of_the_zone() {
+        let mut space = Space::new(LOWEST_CHOSEN + 4 * PAGE_BYTES);
+        for buffer in 1..=4 {
+            let expected = LOWEST_CHOSEN + u64::from(buffer - 1) * PAGE_BYTES;
+            assert_eq!(space.place(&want(buffer, 1), Effort::Quick), Ok(expected));
+        }
+        assert_eq!(space.place(&want(5, 1), Effort::Thorough), Err(NoPlace::Full));
+        space.remove(2);
+        space.remove(3);
+        assert_eq!(space.place(&want(6, 2), Effort::Quick), Ok(LOWEST_CHOSEN + PAGE_BYTES));
+    }
+
+    #[test]
+    fn a_quick_search_is_bounded_and_a_thorough_one_finds() {
+        let mut space = Space::new(1 << 32);
+        let first = LOWEST_CHOSEN / PAGE_BYTES;
+        let many = u32::try_from(3 * SEARCH_STEPS_MAX).unwrap();
+        for index in 0..many {
+            pin(&mut space, 1 + index, first + 2 * u64::from(index), 1).unwrap();
+        }
+        let two_pages = want(many + 1, 2);
+        assert_eq!(space.place(&two_pages, Effort::Quick), Err(NoPlace::Full));
+        let after = (first + 2 * u64::from(many) - 1) * PAGE_BYTES;
+        assert_eq!(space.place(&two_pages, Effort::Thorough), Ok(after));
+    }
+
+    #[test]
+    fn what_overlaps_in_any_way_is_in_the_way() {
+        let mut space = Space::new(1 << 48);
+        pin(&mut space, 1, 10, 4).unwrap();
+        for (page, pages) in [(10, 4), (9, 2), (13, 2), (11, 1), (9, 6)] {
+            assert_eq!(pin(&mut space, 2, page, pages), Err(NoPlace::Full), "{page} + {pages}");
+        }
+        for (buffer, page) in [(2, 9), (3, 14)] {
+            pin(&mut space, buffer, page, 1).unwrap();
+        }
+        let all = Want { offset: 9 * PAGE_BYTES, pinned: true, ..want(9, 6) };
+        assert_eq!(space.in_the_way(&all), [2, 1, 3]);
     }
 }

@@ -62,6 +62,7 @@ impl<L> LiveTable<L> {
 
 /// The same under loom, which cannot see inside a `DashMap`: one shard.
 #[cfg(loom)]
+#[derive(Debug)]
 pub(crate) struct LiveTable<L>(loom::sync::RwLock<std::collections::HashMap<ContextKey, Arc<L>>>);
 
 #[cfg(loom)]

@@ -10,7 +10,11 @@
 //!
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
+pub mod faulty;
 pub mod soft;
+
+#[cfg(test)]
+mod conformance;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -111,7 +115,8 @@ pub trait DeviceFile: Send + Sync + 'static {
 
     /// Queues work and returns without waiting for it. Requests that share a buffer are ordered:
     /// a writer after all users before it, a reader after the last writer, unless the object is
-    /// asynchronous. Requests of one context on one engine run in order.
+    /// asynchronous. Requests of one slot of a context run in order; slots are independent even if
+    /// they name the same engine, unless the context has a single timeline.
     ///
     /// # Errors
     /// Out of memory; the device is wedged. Nothing is queued then.

@@ -8,6 +8,9 @@ pub(super) const BLOCK_BYTES: usize = 16 * 1024;
 /// Bytes and rows of a block if a surface is tiled: four Y tiles side by side, or four X tiles one
 /// below the other.
 const TILED: (i64, i64) = (512, 32);
+/// Rows of a block otherwise: each is an access of its own, however short, and a block is what a
+/// run cannot stop in.
+const LINEAR_ROWS_MAX: i64 = 64;
 
 /// The blocks of a job, in the order they are done.
 ///
@@ -43,7 +46,7 @@ impl Blocks {
         let (anchor, cell) = if all_linear {
             let bytes = BLOCK_BYTES as i64;
             let width = (right - left).clamp(1, bytes);
-            ((left, top), (width, (bytes / width).max(1)))
+            ((left, top), (width, (bytes / width).clamp(1, LINEAR_ROWS_MAX)))
         } else {
             ((0, 0), TILED)
         };

@@ -8,7 +8,8 @@ use crate::fault::FaultCause;
 use crate::registers::Registers;
 use crate::streamer::Command;
 
-/// Linear surfaces of the XY commands start at a cache line on Gen8 and later, tiled ones at a page.
+/// Linear surfaces of the XY commands start at a cache line on Gen8 and later, tiled ones at a
+/// page.
 const LINEAR_ALIGNMENT: u32 = 64;
 const TILED_ALIGNMENT: u32 = 4096;
 /// XY_FAST_COPY_BLT moves 16 bytes at a time.
@@ -107,7 +108,8 @@ impl Blitter {
     }
 }
 
-/// XY_FAST_COPY_BLT: 10 dwords. No raster operation, no mask, no clipping; pixels of up to 16 bytes.
+/// XY_FAST_COPY_BLT: 10 dwords. No raster operation, no mask, no clipping; pixels of up to 16
+/// bytes.
 fn fast_copy(command: &Command<'_>) -> Result<Job, FaultCause> {
     command.require(10)?;
     let controls = command.dword(1);

@@ -115,7 +115,7 @@ impl Blitter {
             }
             _ => self.fill(&job, area, bus)?,
         }
-        Ok(1 + u32::try_from(bytes >> COST_SHIFT).unwrap_or(u32::MAX))
+        Ok(u32::try_from(area.height + (bytes >> COST_SHIFT)).unwrap_or(u32::MAX))
     }
 
     fn copy(

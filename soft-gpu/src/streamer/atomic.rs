@@ -144,3 +144,77 @@ impl Operation {
 fn low(value: u64) -> u32 {
     value as u32
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "halves of test values are meant")]
+
+    use crate::testing::{D, DATA, render};
+
+    #[test]
+    fn atomics_compute() {
+        let cases: [(u32, u64, u64, u64); 17] = [
+            (1, 0b1100, 0b1010, 0b1000),
+            (2, 0b1100, 0b1010, 0b1110),
+            (3, 0b1100, 0b1010, 0b0110),
+            (4, 1, 2, 2),
+            (5, 1, 0, 2),
+            (6, 1, 0, 0),
+            (7, 40, 2, 42),
+            (8, 40, 2, 38),
+            (9, 40, 42, 2),
+            (10, 1, 2, 2),
+            (11, 1, 2, 1),
+            (12, 3, 2, 3),
+            (13, 3, 2, 2),
+            (14, 7, 7, 99),
+            (14, 7, 8, 7),
+            (6, 0, 0, u64::MAX),
+            (10, u64::MAX, 2, 2),
+        ];
+        for (opcode, memory, operand, expected) in cases {
+            for wide in [false, true] {
+                for inline in [false, true] {
+                    let mut bench = render();
+                    let (low, high) = (memory as u32, (memory >> 32) as u32);
+                    bench.memory.put(DATA, &[low, if wide { high } else { 0x5555 }]);
+                    let code = opcode + if wide { 0x20 } else { 0 };
+                    let header = 0x1781_0000 | code << 8 | u32::from(wide) << 19;
+                    let (first, second) = (operand as u32, 99);
+                    if inline {
+                        let inline = [header | 1 << 18 | 9, D, 0, first, second, 0, 0, 0, 0, 0, 0];
+                        bench.complete(&inline);
+                    } else {
+                        bench.complete(&[
+                            0x1100_0003,
+                            0x2600,
+                            first,
+                            0x2610,
+                            second,
+                            header | 1,
+                            D,
+                            0,
+                        ]);
+                    }
+                    let case = format!("opcode {code:#x}, inline {inline}, memory {memory:#x}");
+                    if wide {
+                        assert_eq!(bench.memory.qword(DATA), expected, "{case}");
+                        assert_eq!(bench.general(4), memory, "{case}");
+                    } else {
+                        let result = [bench.memory.dword(DATA), bench.memory.dword(DATA + 4)];
+                        assert_eq!(result, [expected as u32, 0x5555], "{case}");
+                        assert_eq!(bench.general(4), u64::from(low), "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_short_atomic_of_drivers_increments() {
+        let mut bench = render();
+        bench.memory.put(DATA, &[u32::MAX]);
+        bench.complete(&[0x1780_0501, D, 0]);
+        assert_eq!(bench.memory.dword(DATA), 0);
+    }
+}

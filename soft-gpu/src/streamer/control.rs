@@ -177,3 +177,158 @@ impl State {
         filtered
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "halves of test values are meant")]
+
+    use crate::testing::{BATCH, D, DATA, render};
+
+    #[test]
+    fn batches_jump_and_call() {
+        let mut bench = render();
+        let (second, third) = (BATCH as u32 + 0x1000, BATCH as u32 + 0x2000);
+        // The second level stores 1, chains with bit 22 (still the second level), and returns.
+        bench.memory.put(second.into(), &[0x1000_0002, D, 0, 1, 0x18c0_0101, third, 0]);
+        bench.memory.put(third.into(), &[0x1000_0002, D + 4, 0, 2, 0x0500_0000]);
+        bench.complete(&[0x18c0_0101, second, 0, 0x1000_0002, D + 8, 0, 3]);
+        assert_eq!([0, 4, 8].map(|i| bench.memory.dword(DATA + i)), [1, 2, 3]);
+        // Without bit 22 there is no way back.
+        bench.memory.put(DATA, &[0, 0, 0]);
+        bench.complete(&[0x1880_0001, second, 0, 0x1000_0002, D + 8, 0, 3]);
+        assert_eq!([0, 8].map(|i| bench.memory.dword(DATA + i)), [1, 3 - 3]);
+    }
+
+    #[test]
+    fn a_jump_out_of_the_second_level_is_for_good() {
+        let mut bench = render();
+        let (second, third) = (BATCH as u32 + 0x1000, BATCH as u32 + 0x2000);
+        bench.memory.put(second.into(), &[0x1880_0101, third, 0]);
+        bench.memory.put(third.into(), &[0x0500_0000]);
+        bench.complete(&[0x18c0_0101, second, 0, 0x1000_0002, D, 0, 3]);
+        assert_eq!(bench.memory.dword(DATA), 0);
+    }
+
+    #[test]
+    fn jumps_can_be_predicated() {
+        for (result, expected) in [(0, 7), (1, 0)] {
+            let mut bench = render();
+            let target = BATCH as u32 + 0x1000;
+            bench.memory.put(target.into(), &[0x0500_0000]);
+            bench.complete(&[
+                0x1100_0001,
+                0x241c,
+                result,
+                0x1880_8101,
+                target,
+                0,
+                0x1000_0002,
+                D,
+                0,
+                7,
+            ]);
+            assert_eq!(bench.memory.dword(DATA), expected, "result {result}");
+        }
+    }
+
+    #[test]
+    fn conditional_end_goes_on_while_memory_is_greater() {
+        for (memory, stored) in [(6, 1), (5, 0), (4, 0)] {
+            let mut bench = render();
+            bench.memory.put(DATA, &[memory]);
+            bench.complete(&[0x1b20_0002, 5, D, 0, 0x1000_0002, D + 4, 0, 1]);
+            assert_eq!(bench.memory.dword(DATA + 4), stored, "memory {memory}");
+        }
+        // With a mask in the low dword; without bit 21 there is no comparison.
+        for (header, stored) in [(0x1b28_0002, 0), (0x1b20_0002, 1), (0x1b00_0002, 1)] {
+            let mut bench = render();
+            bench.memory.put(DATA, &[0x0f, 0xf0]);
+            bench.complete(&[header, 0, D, 0, 0x1000_0002, D + 8, 0, 1]);
+            assert_eq!(bench.memory.dword(DATA + 8), stored, "{header:#x}");
+        }
+    }
+
+    #[test]
+    fn predicates_combine() {
+        // Sources equal, then a false one combined by and, or, xor; loaded inverted.
+        let load = |equal: bool| [0x1100_0003, 0x2400, 5, 0x2408, if equal { 5 } else { 6 }];
+        for (second, inverted, expected) in
+            [(0, 0, 0), (1 << 3, 0, 0), (2 << 3, 0, 1), (3 << 3, 0, 1), (1 << 3, 1 << 6, 1)]
+        {
+            let mut bench = render();
+            let mut batch = load(true).to_vec();
+            batch.push(0x0600_0000 | 2);
+            batch.extend(load(false));
+            batch.push(0x0600_0000 | 2 << 6 | inverted | second | 2);
+            // A predicated store, and the register itself.
+            batch.extend([0x1220_0002, 0x2400, D, 0, 0x1200_0002, 0x2418, D + 4, 0]);
+            bench.complete(&batch);
+            let found = [0, 4].map(|i| bench.memory.dword(DATA + i));
+            assert_eq!(
+                found,
+                [5 * expected, expected],
+                "second {second:#x} inverted {inverted:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn set_predicate_inhibits_until_it_is_taken_back() {
+        let store = |value: u32| [0x1000_0002, D, 0, value];
+        for (mode, result_2, stored) in [(0, 0, 1), (1, 0, 9), (1, 1, 1), (2, 1, 9), (15, 0, 9)] {
+            let mut bench = render();
+            bench.memory.put(DATA, &[9]);
+            let mut batch = vec![0x1100_0001, 0x23bc, result_2, 0x0080_0000 | mode];
+            batch.extend(store(1));
+            bench.complete(&batch);
+            assert_eq!(bench.memory.dword(DATA), stored, "mode {mode}, result {result_2}");
+            batch.push(0x0080_0000);
+            batch.extend(store(2));
+            bench.complete(&batch);
+            assert_eq!(bench.memory.dword(DATA), 2, "mode {mode}, result {result_2}");
+        }
+    }
+
+    #[test]
+    fn what_names_the_global_gtt_is_filtered() {
+        let mut bench = render();
+        bench.memory.put(DATA, &[9, 9]);
+        bench.complete(&[
+            0x1040_0002,
+            D,
+            0,
+            1, // MI_STORE_DATA_IMM
+            0x17c0_0501,
+            D,
+            0, // MI_ATOMIC
+            0x1240_0002,
+            0x2600,
+            D,
+            0, // MI_STORE_REGISTER_MEM
+            0x1720_0003,
+            D,
+            0,
+            D + 4,
+            0, // MI_COPY_MEM_MEM, destination
+            0x0e40_c002,
+            1,
+            D,
+            0, // MI_SEMAPHORE_WAIT
+            0x1300_4002,
+            D | 4,
+            0,
+            1, // MI_FLUSH_DW
+            0x7a00_0004,
+            1 << 14 | 1 << 24,
+            D,
+            0,
+            1,
+            1, // PIPE_CONTROL
+            0x1080_0001,
+            0x100,
+            1, // MI_STORE_DATA_INDEX
+        ]);
+        assert_eq!([0, 4].map(|i| bench.memory.dword(DATA + i)), [9, 9]);
+        assert_eq!(bench.streamer.counters().filtered, 8);
+    }
+}

@@ -108,3 +108,88 @@ fn general(operand: u32) -> Result<usize, FaultCause> {
         value => Err(FaultCause::Invalid { field: "ALU destination", value }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "halves of test values are meant")]
+
+    use crate::FaultCause;
+    use crate::testing::{D, DATA, fault, render};
+
+    #[test]
+    fn math_computes() {
+        let load = |to: u32, from: u32| 0x080 << 20 | to << 10 | from;
+        let store = |to: u32, from: u32| 0x180 << 20 | to << 10 | from;
+        let run = |a: u64, b: u64, opcode: u32| {
+            let mut bench = render();
+            bench.memory.put(DATA, &[a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]);
+            bench.complete(&[
+                0x1480_0002,
+                0x2600,
+                D,
+                0,
+                0x1480_0002,
+                0x2604,
+                D + 4,
+                0, //
+                0x1480_0002,
+                0x2608,
+                D + 8,
+                0,
+                0x1480_0002,
+                0x260c,
+                D + 12,
+                0, //
+                0x0d00_0005,
+                load(0x20, 0),
+                load(0x21, 1),
+                opcode << 20, //
+                store(2, 0x31),
+                store(3, 0x32),
+                store(4, 0x33),
+            ]);
+            [2, 3, 4].map(|index| bench.general(index))
+        };
+        let (yes, no) = (u64::MAX, 0);
+        let minus_one = u64::MAX;
+        for (a, b, opcode, expected) in [
+            (40, 2, 0x100, [42, no, no]),
+            (minus_one, 1, 0x100, [0, yes, yes]),
+            (1 << 32, minus_one, 0x100, [(1 << 32) - 1, no, yes]),
+            (40, 2, 0x101, [38, no, no]),
+            (2, 40, 0x101, [2u64.wrapping_sub(40), no, yes]),
+            (7, 7, 0x101, [0, yes, no]),
+            (0b1100, 0b1010, 0x102, [0b1000, no, no]),
+            (0b1100, 0b0011, 0x102, [0, yes, no]),
+            (0b1100, 0b1010, 0x103, [0b1110, no, no]),
+            (0b1100, 0b1010, 0x104, [0b0110, no, no]),
+        ] {
+            assert_eq!(run(a, b, opcode), expected, "{a:#x} {opcode:#x} {b:#x}");
+        }
+    }
+
+    #[test]
+    fn math_loads_constants_and_inverses() {
+        let mut bench = render();
+        let word = |opcode: u32, first: u32, second: u32| opcode << 20 | first << 10 | second;
+        bench.complete(&[
+            0x1100_0001,
+            0x2600,
+            5, //
+            0x0d00_0009,
+            word(0x480, 0x20, 0),
+            word(0x081, 0x21, 0),
+            word(0x100, 0, 0),    //
+            word(0x180, 1, 0x31), // R1 = !R0 + 0
+            word(0x081, 0x20, 0),
+            word(0x481, 0x21, 0),
+            word(0x100, 0, 0), //
+            word(0x580, 2, 0x31),
+            word(0x180, 3, 0x21),
+            word(0, 0, 0), // R2 = !1, R3 = SRCB
+        ]);
+        assert_eq!([1, 2, 3].map(|i| bench.general(i)), [!5, !1, 1]);
+        let stop = bench.run(&[0x0d00_0000, word(0x777, 0, 0)]);
+        assert_eq!(fault(stop).what, FaultCause::Invalid { field: "ALU opcode", value: 0x777 });
+    }
+}

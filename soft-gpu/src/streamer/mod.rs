@@ -166,8 +166,8 @@ impl Streamer {
 
     /// Executes commands until the batch ends, waits or faults, or `budget` is used up. A simple
     /// command costs 1 and some tens of nanoseconds; long ones cost 1 more per 16 dwords, blits 16
-    /// per KiB they write. A run may exceed its budget by what one command, or 16 KiB of a blit,
-    /// costs. A budget of 0 counts as 1.
+    /// per KiB and 1 per row of a block. A run may exceed its budget by what one command, or one
+    /// block of a blit (16 KiB), costs. A budget of 0 counts as 1.
     ///
     /// Once it has returned [`Stop::Done`] or [`Stop::Fault`], it returns `Done` until
     /// [`Self::start`].
@@ -276,11 +276,15 @@ impl Streamer {
 
     /// Moves on after a command.
     fn follow(&mut self, flow: Flow, dwords: u32, left: &mut i64) -> Option<Stop> {
+        self.at_arbitration = false;
+        if flow == Flow::Blit {
+            // It counts, and costs, when the blitter is done.
+            return None;
+        }
         *left -= 1 + i64::from(dwords / 16);
         self.counters.commands += 1;
-        self.at_arbitration = false;
         match flow {
-            Flow::Next => self.fetch.advance(dwords),
+            Flow::Next | Flow::Blit => self.fetch.advance(dwords),
             Flow::Skip => {
                 self.counters.skipped += 1;
                 self.fetch.advance(dwords);
@@ -300,10 +304,6 @@ impl Streamer {
                 // It is not executed yet.
                 self.counters.commands -= 1;
                 return Some(Stop::Waiting(wait));
-            }
-            Flow::Blit => {
-                // Counted when the blit is done.
-                self.counters.commands -= 1;
             }
             Flow::End => match self.state.return_to.take() {
                 Some(address) => self.fetch.jump(address),

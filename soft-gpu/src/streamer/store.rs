@@ -129,3 +129,139 @@ fn register(operand: u32) -> u32 {
 fn byte_mask(bytes: u32) -> u32 {
     (0..4).filter(|byte| bytes >> byte & 1 != 0).fold(0, |mask, byte| mask | 0xff << (byte * 8))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::EngineKind;
+    use crate::testing::{Bench, D, DATA, render};
+
+    #[test]
+    fn store_data_imm_stores_dwords_qwords_and_rows_of_them() {
+        let mut bench = render();
+        bench.complete(&[0x1020_0003, D, 0, 2, 1]);
+        assert_eq!(bench.memory.qword(DATA), 0x1_0000_0002);
+        // Three dwords, then two qwords, and half a qword that is not stored.
+        bench.complete(&[0x1000_0004, D + 0x10, 0, 7, 8, 9]);
+        assert_eq!([0, 4, 8, 12].map(|i| bench.memory.dword(DATA + 0x10 + i)), [7, 8, 9, 0]);
+        bench.complete(&[0x1020_0006, D + 0x20, 0, 1, 2, 3, 4, 5]);
+        assert_eq!(bench.memory.qword(DATA + 0x20), 0x2_0000_0001);
+        assert_eq!(bench.memory.qword(DATA + 0x28), 0x4_0000_0003);
+        assert_eq!(bench.memory.dword(DATA + 0x30), 0);
+    }
+
+    #[test]
+    fn the_longest_command_is_executed() {
+        let mut bench = render();
+        let mut batch = vec![0x1000_03ff, D, 0];
+        batch.extend(1..=1022);
+        bench.complete(&batch);
+        assert_eq!(bench.memory.dword(DATA), 1);
+        assert_eq!(bench.memory.dword(DATA + 1021 * 4), 1022);
+    }
+
+    #[test]
+    fn addresses_are_taken_without_their_sign() {
+        let mut bench = render();
+        bench.complete(&[0x1000_0002, D, 0xffff_0000, 5]);
+        assert_eq!(bench.memory.dword(DATA), 5);
+    }
+
+    #[test]
+    fn copy_mem_mem_copies_a_dword() {
+        let mut bench = render();
+        bench.memory.put(DATA, &[11, 12]);
+        bench.complete(&[0x1700_0003, D + 8, 0, D + 4, 0]);
+        assert_eq!([0, 4, 8].map(|i| bench.memory.dword(DATA + i)), [11, 12, 12]);
+    }
+
+    #[test]
+    fn registers_move_between_batch_memory_and_each_other() {
+        for (kind, base) in [(EngineKind::Render, 0x2000), (EngineKind::Copy, 0x2_2000)] {
+            let mut bench = Bench::new(kind);
+            bench.memory.put(DATA, &[0xabcd]);
+            bench.complete(&[
+                0x1100_0003,
+                base + 0x600,
+                1,
+                base + 0x604,
+                2, // R0 = 2:1
+                0x1500_0001,
+                base + 0x600,
+                base + 0x60c, // R1 high = R0 low
+                0x1480_0002,
+                base + 0x608,
+                D,
+                0, // R1 low from memory
+                0x1200_0002,
+                base + 0x60c,
+                D + 4,
+                0, // R1 high to memory
+            ]);
+            assert_eq!(bench.general(0), 0x2_0000_0001);
+            assert_eq!(bench.general(1), 0x1_0000_abcd);
+            assert_eq!(bench.memory.dword(DATA + 4), 1);
+        }
+    }
+
+    #[test]
+    fn registers_outlive_the_batch() {
+        let mut bench = render();
+        bench.complete(&[0x1100_0001, 0x2678, 9]);
+        bench.complete(&[]);
+        assert_eq!(bench.general(15), 9);
+    }
+
+    #[test]
+    fn register_bytes_can_be_disabled() {
+        let mut bench = render();
+        bench.complete(&[0x1100_0001, 0x2600, 0x1122_3344, 0x1100_0501, 0x2600, 0xaabb_ccdd]);
+        assert_eq!(bench.general(0), 0xaa22_cc44);
+    }
+
+    #[test]
+    fn registers_a_client_may_not_write_are_filtered() {
+        let mut bench = Bench::new(EngineKind::Copy);
+        // RING_MI_MODE, the timestamp, a register of another engine.
+        bench.complete(&[0x1100_0005, 0x2_209c, 1, 0x2_2358, 1, 0x2600, 1]);
+        assert_eq!(bench.streamer.counters().filtered, 3);
+        bench.complete(&[0x1200_0002, 0x2_209c, D, 0]);
+        assert_eq!(bench.memory.dword(DATA), 0);
+    }
+
+    #[test]
+    fn masked_registers_keep_what_the_mask_leaves_out() {
+        let mut bench = Bench::new(EngineKind::Copy);
+        bench.complete(&[
+            0x1100_0003,
+            0x2_2200,
+            0x0003_0003,
+            0x2_2200,
+            0x0001_0000, //
+            0x1200_0002,
+            0x2_2200,
+            D,
+            0,
+        ]);
+        assert_eq!(bench.memory.dword(DATA), 2);
+    }
+
+    #[test]
+    fn timestamps_come_from_the_clock() {
+        let mut bench = Bench::new(EngineKind::Video1);
+        bench.clock.0.set(0xff_1234_5677);
+        bench.complete(&[0x1200_0002, 0x1_c358, D, 0, 0x1200_0002, 0x1_c35c, D + 4, 0]);
+        // 36 bits.
+        assert_eq!([0, 4].map(|i| bench.memory.dword(DATA + i)), [0x1234_5678, 0xf]);
+    }
+
+    #[test]
+    fn context_timestamps_stand_still_between_runs() {
+        let mut bench = render();
+        let read = |to: u32| [0x1200_0002, 0x23a8, to, 0];
+        bench.complete(&read(D));
+        bench.clock.0.set(1_000_000);
+        bench.complete(&read(D + 4));
+        let ticks = [0, 4].map(|i| bench.memory.dword(DATA + i));
+        assert!(ticks[1] > ticks[0] && ticks[1] < 100, "{ticks:?}");
+    }
+}

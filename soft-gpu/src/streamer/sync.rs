@@ -70,7 +70,7 @@ mod post_sync {
 
 impl State {
     /// MI_SEMAPHORE_WAIT. Signal mode (bit 15 clear) waits for an MI_SEMAPHORE_SIGNAL before it
-    /// looks at memory again; looking more often than that cannot be told apart, so both modes poll.
+    /// looks at memory again; looking more often cannot be told apart, so both modes poll.
     pub(super) fn semaphore_wait(
         &mut self,
         command: &Command<'_>,
@@ -155,5 +155,105 @@ impl State {
         let address = command.address(2, 8)?;
         bus.write_u64(address, value)?;
         Ok(Flow::Next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Compare, SemaphoreWait};
+    use crate::testing::{Bench, D, DATA, render};
+    use crate::{EngineKind, Stop};
+
+    #[test]
+    fn semaphores_compare_memory_with_data() {
+        for (operation, memory, data, goes_on) in [
+            (0, 5, 4, true),
+            (0, 5, 5, false),
+            (0, 0x8000_0000, 1, true),
+            (1, 5, 5, true),
+            (1, 4, 5, false),
+            (2, 4, 5, true),
+            (2, 5, 5, false),
+            (3, 5, 5, true),
+            (3, 6, 5, false),
+            (4, 5, 5, true),
+            (4, 4, 5, false),
+            (5, 4, 5, true),
+            (5, 5, 5, false),
+        ] {
+            let mut bench = render();
+            bench.memory.put(DATA, &[memory]);
+            let stop = bench.run(&[0x0e00_8002 | operation << 12, data, D, 0]);
+            let case = format!("operation {operation}, memory {memory}, data {data}");
+            assert_eq!(stop == Stop::Done, goes_on, "{case}");
+            assert_eq!(matches!(stop, Stop::Waiting(_)), !goes_on, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_waiting_semaphore_sees_what_others_write() {
+        let mut bench = render();
+        let wait =
+            SemaphoreWait { address: DATA, compare: Compare::Equal, data: 3, preemptible: true };
+        assert_eq!(bench.run(&[0x0e00_c002, 3, D, 0]), Stop::Waiting(wait));
+        assert_eq!(bench.resume(10), Stop::Waiting(wait));
+        bench.memory.put(DATA, &[3]);
+        assert_eq!(bench.resume(10), Stop::Done);
+        // Arbitration off: the engine is held.
+        let stop = bench.run(&[0x0400_0000, 0x0e00_c002, 4, D, 0]);
+        assert_eq!(stop, Stop::Waiting(SemaphoreWait { data: 4, preemptible: false, ..wait }));
+    }
+
+    #[test]
+    fn flushes_write_afterwards() {
+        let mut bench = Bench::new(EngineKind::VideoEnhance);
+        bench.memory.put(DATA, &[9, 9, 9, 9, 9, 9]);
+        bench.complete(&[
+            0x1300_4002,
+            D,
+            0,
+            1, // a dword
+            0x1300_4003,
+            D + 8,
+            0,
+            2,
+            3, // a qword
+            0x1300_c183,
+            D + 16,
+            0,
+            0,
+            0, // the timestamp; a flag in bit 7, an interrupt
+            0x1300_0001,
+            0,
+            0, // nothing
+        ]);
+        assert_eq!([0, 4, 8, 12].map(|i| bench.memory.dword(DATA + i)), [1, 9, 2, 3]);
+        assert_eq!(bench.memory.qword(DATA + 16), 1);
+        assert_eq!(bench.streamer.counters().interrupts, 1);
+
+        let mut bench = render();
+        bench.memory.put(DATA, &[9; 6]);
+        bench.complete(&[
+            0x7a00_0004,
+            1 << 14,
+            D,
+            0,
+            4,
+            5, //
+            0x7a00_0004,
+            3 << 14,
+            D + 8,
+            0,
+            0,
+            0, //
+            0x7a00_0004,
+            2 << 14,
+            D + 16,
+            0,
+            6,
+            6,
+        ]);
+        let written = [0, 8, 16].map(|i| bench.memory.qword(DATA + i));
+        assert_eq!(written, [0x5_0000_0004, 1, 0]);
     }
 }

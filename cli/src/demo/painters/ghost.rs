@@ -10,6 +10,9 @@ pub(super) fn create(studio: &mut Studio) -> Result<(), String> {
 }
 
 pub(super) fn configure(studio: &mut Studio) -> Result<(), String> {
+    if !studio.configure("STATUS: still proto", |s| s.is_proto())? {
+        return Err("the context was materialised, though nothing needed it".to_owned());
+    }
     let context = studio.take_context()?;
-    studio.configure("CONTEXT_DESTROY, still proto", |_| context.destroy())
+    studio.configure("CONTEXT_DESTROY", |_| context.destroy())
 }

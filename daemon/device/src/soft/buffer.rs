@@ -8,21 +8,31 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::io::Errno;
 
 use super::limits::{Permit, Quota};
+use super::reaper::Reaper;
 use super::signal::Signal;
-use super::sys::Mapping;
+use super::sys::{Mapping, OutOfRange};
 use crate::{BufferBusy, DeviceError};
 
 /// The memory itself: a sealed memfd, mapped here. Freed when the buffer, every address space that
 /// binds it and every request that sees it are gone.
 #[derive(Debug)]
 pub(super) struct Backing {
+    /// `None` only while it is dropped.
+    memory: Option<Memory>,
+    size: u64,
+    quotas: Arc<Quotas>,
+}
+
+/// What is given back.
+#[derive(Debug)]
+pub(super) struct Memory {
     mapping: Mapping,
     file: OwnedFd,
     _permits: [Permit; 2],
 }
 
 impl Backing {
-    fn new(size: u64, quotas: &Quotas) -> Result<Arc<Self>, DeviceError> {
+    fn new(size: u64, quotas: &Arc<Quotas>) -> Result<Arc<Self>, DeviceError> {
         let permits = [quotas.mappings.take()?, quotas.fds.take()?];
         let os = |doing| move |errno| refusal(errno, doing);
         let file = create_memfd().map_err(os("creating a memfd"))?;
@@ -32,22 +42,50 @@ impl Backing {
             .map_err(os("sealing a memfd"))?;
         let len = usize::try_from(size).map_err(|_| DeviceError::OutOfMemory)?;
         let mapping = Mapping::new(file.as_fd(), len).map_err(os("mapping a memfd"))?;
-        Ok(Arc::new(Self { mapping, file, _permits: permits }))
+        let memory = Some(Memory { mapping, file, _permits: permits });
+        Ok(Arc::new(Self { memory, size, quotas: Arc::clone(quotas) }))
     }
 
-    pub(super) const fn mapping(&self) -> &Mapping {
-        &self.mapping
+    /// The mapping.
+    ///
+    /// # Errors
+    /// Never while the backing lives.
+    pub(super) fn mapping(&self) -> Result<&Mapping, OutOfRange> {
+        self.memory.as_ref().map(|memory| &memory.mapping).ok_or(OutOfRange)
     }
 }
 
-/// What buffers take from the process.
-#[derive(Clone, Debug)]
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.quotas.reaper.take(memory, self.size);
+        }
+    }
+}
+
+/// What buffers take from the process, and where they give it back.
+#[derive(Debug)]
 pub(super) struct Quotas {
     pub(super) mappings: Arc<Quota>,
     pub(super) fds: Arc<Quota>,
+    pub(super) reaper: Reaper<Memory>,
 }
 
-/// Memory of one session. The handle; [`Backing`] is the memory.
+impl Quotas {
+    /// Those of a process.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub(super) fn new() -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            mappings: Quota::mappings(),
+            fds: Quota::fds(),
+            reaper: Reaper::start()?,
+        }))
+    }
+}
+
+/// Memory of one session: the handle. The memory itself goes with its last user.
 #[derive(Debug)]
 pub struct Buffer {
     size: u64,
@@ -55,7 +93,7 @@ pub struct Buffer {
     /// Whether `users` may hold anything: keeps the lock off the path of buffers nobody uses.
     used: AtomicBool,
     users: Mutex<Users>,
-    quotas: Quotas,
+    quotas: Arc<Quotas>,
 }
 
 /// Requests in flight that use a buffer.
@@ -67,7 +105,7 @@ pub(super) struct Users {
 }
 
 impl Buffer {
-    pub(super) fn new(size: u64, quotas: Quotas) -> Self {
+    pub(super) fn new(size: u64, quotas: Arc<Quotas>) -> Self {
         Self {
             size,
             backing: OnceLock::new(),
@@ -95,8 +133,10 @@ impl Buffer {
     /// # Errors
     /// As [`Self::backing`].
     pub(super) fn share(&self) -> Result<OwnedFd, DeviceError> {
-        let file = &self.backing()?.file;
-        rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(|errno| refusal(errno, "sharing a buffer"))
+        let backing = self.backing()?;
+        let memory = backing.memory.as_ref().ok_or(DeviceError::OutOfMemory)?;
+        rustix::io::fcntl_dupfd_cloexec(&memory.file, 3)
+            .map_err(|errno| refusal(errno, "sharing a buffer"))
     }
 
     /// Calls `f` with the requests that use the buffer, those that completed dropped. `None` if

@@ -1,6 +1,6 @@
 //! Contexts: the state they keep between batches, and their requests in flight.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,13 @@ use crate::{ContextSpec, ContextUpdate};
 #[derive(Debug)]
 pub struct Context(pub(super) Arc<ContextShared>);
 
+impl Drop for Context {
+    /// However it goes, closed or dropped: there is no handle any more.
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+}
+
 /// A context.
 #[derive(Debug)]
 pub(super) struct ContextShared {
@@ -27,6 +34,8 @@ pub(super) struct ContextShared {
     bannable: AtomicBool,
     /// Everything it queues or has queued is cancelled.
     cancelled: AtomicBool,
+    /// Its handle is gone.
+    closed: AtomicBool,
     next_serial: AtomicU64,
     state: Mutex<ContextState>,
 }
@@ -34,7 +43,8 @@ pub(super) struct ContextShared {
 /// What its lock protects.
 #[derive(Debug, Default)]
 pub(super) struct ContextState {
-    slots: HashMap<u32, Slot>,
+    /// Few: a B-tree of one node is faster than hashing.
+    slots: BTreeMap<u32, Slot>,
     in_flight: HashMap<u64, Arc<Request>>,
 }
 
@@ -60,6 +70,7 @@ impl ContextShared {
             recoverable: AtomicBool::new(spec.recoverable),
             bannable: AtomicBool::new(spec.bannable),
             cancelled: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             next_serial: AtomicU64::new(0),
             state: Mutex::default(),
         })
@@ -106,9 +117,13 @@ impl ContextShared {
     }
 
     /// A request of this context was found guilty. A context that cannot recover is banned by that
-    /// (rule table §12): what it has queued must not run before the rules get to say so.
+    /// (rule table §12): what it has queued must not run before the rules get to say so. A closed
+    /// one counts as banned, and the rules have forgotten it: a client that left a queue of endless
+    /// batches would keep its engine and memory for the time limit of every single one.
     pub(super) fn blame(&self) {
-        if self.bannable.load(Ordering::Relaxed) && !self.recoverable.load(Ordering::Relaxed) {
+        let for_good =
+            self.bannable.load(Ordering::Relaxed) && !self.recoverable.load(Ordering::Relaxed);
+        if for_good || self.closed.load(Ordering::Acquire) {
             self.cancel();
         }
     }

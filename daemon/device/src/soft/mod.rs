@@ -8,7 +8,7 @@
 //!   is reported to who waits for that fence, and does not spread to work queued behind it.
 //!
 //! # Locks
-//! In this order: [`FileShared::order`], a context, a request, then any one of address space,
+//! In this order: `FileShared::order`, a context, a request, then any one of address space,
 //! buffer, signal, fence table, engine. [`EventSink::report`] is called with none held, and never
 //! from inside a call of [`DeviceFile`]: events only come from the threads of the engines.
 //!
@@ -19,6 +19,7 @@ mod context;
 mod fault;
 mod fence_fd;
 mod limits;
+mod reaper;
 mod request;
 mod signal;
 mod space;
@@ -35,7 +36,6 @@ use gpu_broker_soft_gpu::{ENGINES, TIMESTAMP_HZ};
 use self::buffer::Quotas;
 use self::context::ContextShared;
 use self::fence_fd::Exports;
-use self::limits::Quota;
 use self::signal::Watch;
 use self::space::Space;
 use crate::{
@@ -65,7 +65,7 @@ pub struct SoftDevice {
 #[derive(Debug)]
 pub(crate) struct DeviceShared {
     gpu: Gpu,
-    quotas: Quotas,
+    quotas: Arc<Quotas>,
     exports: Arc<Exports>,
     timelines: AtomicU64,
 }
@@ -74,7 +74,7 @@ pub(crate) struct DeviceShared {
 #[derive(Debug)]
 pub struct SoftFile(Arc<FileShared>);
 
-/// A session's part. Everything it made holds on to it.
+/// A session's part. Its contexts and requests hold on to it.
 pub(crate) struct FileShared {
     device: Arc<DeviceShared>,
     events: Arc<dyn EventSink>,
@@ -109,7 +109,7 @@ impl SoftDevice {
         let threads = Gpu::start(config)?;
         let shared = Arc::new(DeviceShared {
             gpu: threads.gpu().clone(),
-            quotas: Quotas { mappings: Quota::mappings(), fds: Quota::fds() },
+            quotas: Quotas::new()?,
             exports: Arc::default(),
             timelines: AtomicU64::new(0),
         });
@@ -217,7 +217,7 @@ impl DeviceFile for SoftFile {
     }
 
     fn create_buffer(&self, size: u64) -> Result<Buffer, DeviceError> {
-        Ok(Buffer::new(size, self.0.device.quotas.clone()))
+        Ok(Buffer::new(size, Arc::clone(&self.0.device.quotas)))
     }
 
     fn share_buffer(&self, buffer: &Buffer) -> Result<(OwnedFd, u64), DeviceError> {
@@ -262,3 +262,6 @@ impl DeviceFile for SoftFile {
         Fence::merge(first, second)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,9 @@ pub(super) fn submit(
     context: &Arc<ContextShared>,
     submission: &SoftSubmission<'_>,
 ) -> Result<Submitted<Fence>, DeviceError> {
+    if file.device.gpu.is_stopped() {
+        return Err(DeviceError::Lost);
+    }
     // Whatever can fail comes first, so that nothing is queued or bound then.
     let place = Place::of(submission)?;
     for object in submission.objects {

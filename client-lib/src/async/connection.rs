@@ -1,0 +1,340 @@
+//! A connection whose answers are read by a task.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
+use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
+use gpu_broker_protocol::message::{
+    BufferCreate, DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate,
+};
+use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio_seqpacket::UnixSeqpacket;
+use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
+
+use super::objects::{Buffer, Context, Vm};
+use crate::context::ContextBuilder;
+use crate::error::Error;
+use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::socket;
+
+/// Bytes of control messages: more than four fds and their header take, with room for alignment.
+const CONTROL_BYTES: usize = 128;
+
+/// A connection to the broker on a tokio runtime; see [`crate::Connection`]. The task that reads
+/// for it ends with its last clone.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    link: Arc<Link>,
+    hello: HelloReply,
+    reader: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// What requests and the reading task share.
+struct Link {
+    socket: UnixSeqpacket,
+    ledger: Mutex<Ledger<oneshot::Sender<Packet>>>,
+}
+
+type Packet = (Vec<u8>, Fds);
+
+impl Connection {
+    /// Connects to the broker at its usual place, see [`crate::default_socket_path`].
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn open(client_name: &str) -> Result<Self, Error> {
+        Self::connect(socket::default_socket_path(), client_name).await
+    }
+
+    /// Connects to the socket at `path`. The name, at most 64 bytes, is for logs and status.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::connect`].
+    pub async fn connect(path: impl AsRef<Path>, client_name: &str) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let socket = UnixSeqpacket::connect(path)
+            .await
+            .map_err(|source| Error::Connect { path: path.to_owned(), source })?;
+        Self::greet(socket, client_name).await
+    }
+
+    /// Takes over an fd that is connected already, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::from_fd`].
+    pub async fn from_fd(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
+        socket::check(&fd)?;
+        rustix::io::ioctl_fionbio(&fd, true)
+            .map_err(|errno| Error::io("making the socket non-blocking", errno))?;
+        let socket = UnixSeqpacket::try_from(fd).map_err(failed("registering the socket"))?;
+        Self::greet(socket, client_name).await
+    }
+
+    async fn greet(socket: UnixSeqpacket, client_name: &str) -> Result<Self, Error> {
+        let link = Arc::new(Link { socket, ledger: Mutex::default() });
+        let reader = tokio::spawn(read(Arc::clone(&link))).abort_handle();
+        let hello = Request::Hello(proto::hello(client_name));
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_request(seq, &hello, out);
+        let reply = link.call(Opcode::Hello, fill, &[], |answer, fds| answer.reply(fds)).await;
+        let hello = reply
+            .and_then(|reply| answer!(reply, Reply::Hello(hello) => hello))
+            .and_then(proto::check_hello)
+            .inspect_err(|_| reader.abort())?;
+        Ok(Self { shared: Arc::new(Shared { link, hello, reader }) })
+    }
+
+    /// What was settled when the session began: version, features, limits, device.
+    #[must_use]
+    pub fn hello(&self) -> &HelloReply {
+        &self.shared.hello
+    }
+
+    /// The session's number in status output and logs.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.shared.hello.session
+    }
+
+    /// One round trip.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn ping(&self, payload: u64) -> Result<u64, Error> {
+        let reply = self.request(Plain::Ping(Ping { payload, fd: None })).await?;
+        answer!(reply, Reply::Ping(ping) => ping.payload)
+    }
+
+    /// The device as it is now.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn device(&self) -> Result<DeviceInfo, Error> {
+        let reply = self.request(Plain::DeviceQuery).await?;
+        answer!(reply, Reply::DeviceQuery(device) => device)
+    }
+
+    /// Begins a new context.
+    pub fn context(&self) -> ContextBuilder<Self> {
+        ContextBuilder::new(self.clone())
+    }
+
+    /// The context every session has from the start. It is not destroyed on drop.
+    #[must_use]
+    pub fn default_context(&self) -> Context {
+        Context::new(self.clone(), ContextId::DEFAULT, false)
+    }
+
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::create_vm`].
+    pub async fn create_vm(&self) -> Result<Vm, Error> {
+        let reply = self.request(Plain::VmCreate(VmCreate::default())).await?;
+        answer!(reply, Reply::VmCreate(created) => Vm::new(self.clone(), created.vm))
+    }
+
+    /// Makes a buffer of zeroed memory; `size` in bytes, rounded up to pages of 4096.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::create_buffer`].
+    pub async fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
+        let reply = self.request(Plain::BufferCreate(BufferCreate { size, flags: 0 })).await?;
+        let made = answer!(reply, Reply::BufferCreate(made) => made)?;
+        Ok(Buffer::new(self.clone(), made.buffer, made.size))
+    }
+
+    /// Makes any request but EXECBUF.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::request`].
+    pub async fn request<F: AsFd>(&self, request: Request<F>) -> Result<Reply<OwnedFd>, Error> {
+        use codec::MapFds;
+        let mut owned: Vec<F> = Vec::new();
+        let request = request.map_fds(|fd| {
+            owned.push(fd);
+            Ok::<_, Error>(FdSlot)
+        })?;
+        let fds: Vec<BorrowedFd<'_>> = owned.iter().map(AsFd::as_fd).collect();
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_request(seq, &request, out);
+        let decode = |answer: Answer<'_>, fds| answer.reply(fds);
+        self.shared.link.call(request.opcode(), fill, &fds, decode).await
+    }
+
+    /// Makes an EXECBUF as it stands; [`Context::execbuf`] is the comfortable way.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::request`].
+    pub async fn execbuf(
+        &self,
+        head: &ExecbufHead,
+        objects: &[ExecObject],
+        in_fence: Option<BorrowedFd<'_>>,
+    ) -> Result<ExecbufReply<OwnedFd>, Error> {
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, objects, out);
+        let decode = |answer: Answer<'_>, fds| answer.execbuf(fds);
+        self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("session", &self.session()).finish_non_exhaustive()
+    }
+}
+
+/// Closes a request that was not sent when its future is dropped. One that was sent stays open:
+/// its answer will come, and must find somebody it belongs to.
+struct Unsent<'a> {
+    link: &'a Link,
+    seq: Option<u32>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(seq) = self.seq {
+            self.link.ledger().close(seq);
+        }
+    }
+}
+
+impl Link {
+    fn ledger(&self) -> MutexGuard<'_, Ledger<oneshot::Sender<Packet>>> {
+        // Nothing panics while the lock is held; if it did, the ledger would still be consistent.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One request and its answer.
+    async fn call<T>(
+        &self,
+        opcode: Opcode,
+        fill: impl FnOnce(u32, &mut Vec<u8>) -> Result<(), Violation>,
+        fds: &[BorrowedFd<'_>],
+        decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let seq = self.ledger().open(opcode, sender)?;
+        let mut unsent = Unsent { link: self, seq: Some(seq) };
+        let mut packet = Vec::new();
+        fill(seq, &mut packet).map_err(Error::Unsendable)?;
+        match self.send(&packet, fds).await {
+            // The daemon closed; what it said last tells why.
+            Err(error) if is_closed(&error) => {}
+            other => other.map_err(failed("sending a request to the broker"))?,
+        }
+        unsent.seq = None;
+        let Ok((packet, fds)) = receiver.await else {
+            return Err(self.ledger().ended().cloned().unwrap_or(Ending::Closed).into());
+        };
+        let result = match proto::sort(&packet) {
+            Ok(Arrival::Answer(answer)) => decode(answer, fds),
+            Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
+            Err(violation) => Err(Error::Protocol(violation)),
+        };
+        if let Err(Error::Protocol(violation)) = &result {
+            self.ledger().end(Ending::Violation(*violation));
+        }
+        result
+    }
+
+    async fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if fds.is_empty() {
+            return self.socket.send(packet).await.map(drop);
+        }
+        let mut space = [0; CONTROL_BYTES];
+        let mut control = AncillaryMessageWriter::new(&mut space);
+        if fds.len() > FDS_PER_MESSAGE_MAX || control.add_fds(fds).is_err() {
+            return Err(rustix::io::Errno::TOOBIG.into());
+        }
+        self.socket.send_with_ancillary(packet, &mut control).await.map(drop)
+    }
+
+    /// Receives one packet.
+    async fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Fds), Ending> {
+        match self.receive_once(buffer).await {
+            // The kernel reports a reset once, before what is still queued: the epitaph.
+            Err(error) if is_closed(&error) => self.receive_once(buffer).await,
+            other => other,
+        }
+        .unwrap_or(Err(Ending::Closed))
+    }
+
+    async fn receive_once(&self, buffer: &mut [u8]) -> io::Result<Result<(usize, Fds), Ending>> {
+        let mut space = [0; CONTROL_BYTES];
+        let (info, control) = self.socket.recv_with_ancillary(buffer, &mut space).await?;
+        let truncated = control.is_truncated() || info.ancillary_truncated();
+        let mut fds = Fds::default();
+        let mut excess = false;
+        for part in control.into_messages() {
+            if let OwnedAncillaryMessage::FileDescriptors(received) = part {
+                for fd in received {
+                    excess |= fds.push(fd).is_err();
+                }
+            }
+        }
+        Ok(if info.truncated() {
+            Err(Ending::Violation(Violation::TooLong))
+        } else if truncated || excess {
+            Err(Ending::Violation(Violation::FdCount))
+        } else if info.bytes_read() == 0 {
+            Err(Ending::Closed)
+        } else {
+            Ok((info.bytes_read(), fds))
+        })
+    }
+
+    fn deliver(&self, packet: &[u8], fds: Fds) -> Result<(), Ending> {
+        match proto::sort(packet).map_err(Ending::Violation)? {
+            Arrival::Epitaph(epitaph) => Err(Ending::Epitaph(epitaph)),
+            Arrival::Answer(answer) => {
+                let mut ledger = self.ledger();
+                ledger.position(&answer).map_err(Ending::Violation)?;
+                let waiter = ledger.close(answer.seq);
+                drop(ledger);
+                // Nobody waits any more when the future was dropped: the answer goes, with its fds.
+                let _ = waiter.map(|waiter| waiter.send((packet.to_vec(), fds)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads for everybody until the connection ends.
+async fn read(link: Arc<Link>) {
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    let ending = loop {
+        let delivered = match link.receive(&mut buffer).await {
+            Ok((length, fds)) => link.deliver(buffer.get(..length).unwrap_or_default(), fds),
+            Err(ending) => Err(ending),
+        };
+        if let Err(ending) = delivered {
+            break ending;
+        }
+    };
+    let mut ledger = link.ledger();
+    ledger.end(ending);
+    ledger.close_all();
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { doing, source }
+}

@@ -1,0 +1,249 @@
+//! A device that does nothing but keep count, and that checks what core tells it: at any time it
+//! knows which buffer lies where, and a submission that disagrees fails the test.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use gpu_broker_core::Hands;
+use gpu_broker_core::hands::{
+    ContextSpec, Object, Outcome, Placement, Slot, Submission, Submitted, Update,
+};
+use gpu_broker_protocol::{Reason, Refusal};
+
+/// What the device is told beside submissions.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Event {
+    Updated { tag: u64, update: Update },
+    Closed { tag: u64, cancel: bool },
+    Cancelled { tag: u64 },
+    Unbound { address: u64, size: u64 },
+}
+
+/// A submission as the device saw it.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Seen {
+    pub(crate) tag: u64,
+    pub(crate) slot: u32,
+    pub(crate) placement: String,
+    pub(crate) batches: Vec<(u64, u64)>,
+    pub(crate) addresses: Vec<u64>,
+    pub(crate) fresh: Vec<bool>,
+    pub(crate) after: Vec<u64>,
+    pub(crate) want_fence: bool,
+}
+
+/// A context as the device saw it being made.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Made {
+    pub(crate) tag: u64,
+    pub(crate) engines: Option<Vec<Slot>>,
+    pub(crate) priority: i32,
+    pub(crate) recoverable: bool,
+    pub(crate) bannable: bool,
+    pub(crate) persistent: bool,
+    pub(crate) error_capture: bool,
+    pub(crate) single_timeline: bool,
+    pub(crate) vm: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Device {
+    serial: AtomicU64,
+    /// Objects that exist.
+    pub(crate) vms: AtomicI64,
+    pub(crate) contexts: AtomicI64,
+    pub(crate) buffers: AtomicI64,
+    pub(crate) events: Mutex<Vec<Event>>,
+    pub(crate) submissions: Mutex<Vec<Seen>>,
+    pub(crate) made: Mutex<Vec<Made>>,
+    /// The next calls of these fail.
+    pub(crate) fail_context: Mutex<Option<Refusal>>,
+    pub(crate) fail_submit: Mutex<Option<Refusal>>,
+    pub(crate) fail_vm: Mutex<Option<Refusal>>,
+    /// What a submission becomes at once; `None`: it stays in flight.
+    pub(crate) done: Mutex<Option<Outcome>>,
+}
+
+impl Device {
+    fn next(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn log(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+
+    pub(crate) fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.events.lock().unwrap())
+    }
+
+    pub(crate) fn last_submission(&self) -> Seen {
+        self.submissions.lock().unwrap().last().cloned().expect("nothing was submitted")
+    }
+
+    pub(crate) fn last_made(&self) -> Made {
+        self.made.lock().unwrap().last().cloned().expect("no context was made")
+    }
+
+    /// VMs, contexts and buffers that exist.
+    pub(crate) fn counts(&self) -> (i64, i64, i64) {
+        let get = |count: &AtomicI64| count.load(Ordering::Relaxed);
+        (get(&self.vms), get(&self.contexts), get(&self.buffers))
+    }
+}
+
+/// Counts itself.
+pub(crate) struct Counted {
+    pub(crate) serial: u64,
+    device: Arc<Device>,
+    which: fn(&Device) -> &AtomicI64,
+}
+
+impl Counted {
+    fn new(device: &Arc<Device>, which: fn(&Device) -> &AtomicI64) -> Self {
+        which(device).fetch_add(1, Ordering::Relaxed);
+        Self { serial: device.next(), device: Arc::clone(device), which }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.device).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Address → (size, serial of the buffer).
+type Bindings = BTreeMap<u64, (u64, u64)>;
+
+pub(crate) struct FakeVm {
+    object: Counted,
+    bindings: Arc<Mutex<Bindings>>,
+}
+
+pub(crate) struct FakeContext {
+    tag: u64,
+    bindings: Arc<Mutex<Bindings>>,
+    _object: Counted,
+}
+
+/// A clone shares the device, as two sessions do.
+#[derive(Clone, Default)]
+pub(crate) struct Fake(pub(crate) Arc<Device>);
+
+impl Hands for Fake {
+    type Vm = FakeVm;
+    type Context = FakeContext;
+    type Buffer = Counted;
+    type Fence = u64;
+
+    fn create_vm(&self) -> Result<FakeVm, Refusal> {
+        if let Some(refusal) = self.0.fail_vm.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        let object = Counted::new(&self.0, |device| &device.vms);
+        Ok(FakeVm { object, bindings: Arc::default() })
+    }
+
+    fn unbind(&self, vm: &FakeVm, address: u64, size: u64) {
+        let mut bindings = vm.bindings.lock().unwrap();
+        assert!(bindings.remove(&address).is_some(), "unbound {address:#x}, where nothing lay");
+        drop(bindings);
+        self.0.log(Event::Unbound { address, size });
+    }
+
+    fn create_context(&self, spec: &ContextSpec<'_, FakeVm>) -> Result<FakeContext, Refusal> {
+        if let Some(refusal) = self.0.fail_context.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        self.0.made.lock().unwrap().push(Made {
+            tag: spec.tag,
+            engines: spec.engines.map(<[Slot]>::to_vec),
+            priority: spec.priority,
+            recoverable: spec.recoverable,
+            bannable: spec.bannable,
+            persistent: spec.persistent,
+            error_capture: spec.error_capture,
+            single_timeline: spec.single_timeline,
+            vm: spec.vm.object.serial,
+        });
+        let _object = Counted::new(&self.0, |device| &device.contexts);
+        Ok(FakeContext { tag: spec.tag, bindings: Arc::clone(&spec.vm.bindings), _object })
+    }
+
+    fn update_context(&self, context: &FakeContext, update: Update) -> Result<(), Refusal> {
+        self.0.log(Event::Updated { tag: context.tag, update });
+        Ok(())
+    }
+
+    fn close_context(&self, context: FakeContext, cancel: bool) {
+        self.0.log(Event::Closed { tag: context.tag, cancel });
+    }
+
+    fn cancel_context(&self, context: &FakeContext) {
+        self.0.log(Event::Cancelled { tag: context.tag });
+    }
+
+    fn create_buffer(&self, size: u64) -> Result<Counted, Refusal> {
+        assert!(size > 0 && size.is_multiple_of(4096), "a buffer of {size} bytes");
+        Ok(Counted::new(&self.0, |device| &device.buffers))
+    }
+
+    fn submit(
+        &self,
+        context: &FakeContext,
+        submission: &Submission<'_, Self>,
+    ) -> Result<Submitted<u64>, Refusal> {
+        if let Some(refusal) = self.0.fail_submit.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        bind(&mut context.bindings.lock().unwrap(), submission.objects);
+        assert!(!submission.batches.is_empty());
+        for (address, length) in submission.batches {
+            let inside = submission.objects.iter().any(|object| {
+                object.address <= *address && address + length <= object.address + object.size
+            });
+            assert!(inside && *length > 0, "batch {address:#x} + {length} is in no object");
+        }
+        let placement = match submission.placement {
+            Placement::One(engine) => format!("{}:{}", engine.class, engine.instance),
+            Placement::AnyOf(engines) => format!("any of {}", engines.len()),
+            Placement::Parallel(engines) => format!("parallel on {}", engines.len()),
+        };
+        self.0.submissions.lock().unwrap().push(Seen {
+            tag: context.tag,
+            slot: submission.slot,
+            placement,
+            batches: submission.batches.to_vec(),
+            addresses: submission.objects.iter().map(|object| object.address).collect(),
+            fresh: submission.objects.iter().map(|object| object.fresh).collect(),
+            after: submission.after.to_vec(),
+            want_fence: submission.want_fence,
+        });
+        let done = *self.0.done.lock().unwrap();
+        let fence = submission.want_fence.then(|| self.0.next());
+        Ok(Submitted { fence, done })
+    }
+}
+
+/// What a device does with the objects of a submission.
+fn bind(bindings: &mut Bindings, objects: &[Object<'_, Counted>]) {
+    let mut ends: Vec<_> = objects.iter().map(|o| (o.address, o.address + o.size)).collect();
+    ends.sort_unstable();
+    assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "objects overlap: {ends:x?}");
+    for object in objects {
+        let (start, end) = (object.address, object.address + object.size);
+        assert!(start.is_multiple_of(4096) && end <= 1 << 48, "an object at {start:#x}");
+        if object.fresh {
+            bindings.retain(|at, (size, _)| at + *size <= start || end <= *at);
+            bindings.insert(start, (object.size, object.buffer.serial));
+        }
+        let bound = bindings.get(&start);
+        assert_eq!(bound, Some(&(object.size, object.buffer.serial)), "device: at {start:#x}");
+    }
+}
+
+/// The refusal of a device that has no memory left.
+pub(crate) fn out_of_memory() -> Refusal {
+    Refusal::new(Reason::OutOfMemory)
+}

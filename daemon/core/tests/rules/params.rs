@@ -1,0 +1,418 @@
+//! SETPARAM and GETPARAM: every parameter × proto or live × size × value × privilege × device,
+//! against the errno that the rule table states (written down a second time, from the table alone).
+
+use std::collections::BTreeMap;
+
+use gpu_broker_core::{Capabilities, Privileges};
+use gpu_broker_protocol::param::*;
+use gpu_broker_protocol::refusal::errno::*;
+
+use crate::fake::Event;
+use crate::refused;
+use crate::rig::*;
+
+use gpu_broker_core::hands::Update;
+
+/// A context's flags before the call.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    live: bool,
+    protected: bool,
+    recoverable: bool,
+}
+
+fn boolean_size(size: u32) -> Result<(), i32> {
+    if size == 0 { Ok(()) } else { Err(EINVAL) }
+}
+
+#[expect(clippy::or_fun_call, reason = "the table reads better, and every call is cheap")]
+/// Rule table §4, read row by row. The section it belongs to, and the errno or 0.
+fn table(
+    number: u64,
+    before: Before,
+    size: u32,
+    value: u64,
+    caps: &Capabilities,
+    may: Privileges,
+) -> (&'static str, i32) {
+    let frozen = |section, answer: Result<(), i32>| {
+        (section, if before.live { EINVAL } else { answer.err().unwrap_or(0) })
+    };
+    let any = |section, answer: Result<(), i32>| (section, answer.err().unwrap_or(0));
+    let need = |condition: bool, errno: i32| if condition { Ok(()) } else { Err(errno) };
+    match number {
+        0x4 => any("NO_ERROR_CAPTURE", boolean_size(size)),
+        0x5 => any(
+            "BANNABLE",
+            boolean_size(size)
+                .and(need(value != 0 || may.admin, EPERM))
+                .and(need(value != 0 || !before.protected, EPERM)),
+        ),
+        0x6 => any(
+            "PRIORITY",
+            boolean_size(size)
+                .and(need(caps.has_priority, ENODEV))
+                .and(need((-1023..=1023).contains(&(value as i64)), EINVAL))
+                .and(need((value as i64) <= 0 || may.nice, EPERM)),
+        ),
+        // A scalar payload: nothing to read where the structure should be.
+        0x7 => any(
+            "SSEU",
+            need(size >= 32, EINVAL)
+                .and(need(caps.graphics_version == 11, ENODEV))
+                .and(Err(EFAULT)),
+        ),
+        0x8 => {
+            any("RECOVERABLE", boolean_size(size).and(need(value == 0 || !before.protected, EPERM)))
+        }
+        // No VM was made: every id is unknown.
+        0x9 => frozen("VM", boolean_size(size).and(need(caps.full_ppgtt, ENODEV)).and(Err(ENOENT))),
+        0xa => frozen("ENGINES", Err(EFAULT)),
+        // Persistent is what it is already, where hangs are looked for.
+        0xb if before.live && (value != 0) == caps.hangcheck => {
+            any("PERSISTENCE", boolean_size(size))
+        }
+        0xb if value != 0 => {
+            any("PERSISTENCE", boolean_size(size).and(need(caps.hangcheck, EINVAL)))
+        }
+        0xb => any(
+            "PERSISTENCE",
+            boolean_size(size).and(need(caps.has_preemption && caps.has_engine_reset, ENODEV)),
+        ),
+        0xd if value == 0 => frozen("PROTECTED_CONTENT", Ok(())),
+        0xd => frozen(
+            "PROTECTED_CONTENT",
+            need(caps.pxp, ENODEV).and(need(!before.recoverable, EPERM)),
+        ),
+        0xe => frozen("LOW_LATENCY", need(caps.guc, EINVAL)),
+        _ => ("removed, read-only, debug only and unknown", EINVAL),
+    }
+}
+
+fn devices() -> Vec<(&'static str, Capabilities)> {
+    vec![
+        ("Kaby Lake", kbl()),
+        ("Gen11", Capabilities { graphics_version: 11, ..kbl() }),
+        ("GuC", Capabilities { guc: true, ..kbl() }),
+        ("PXP", Capabilities { pxp: true, ..kbl() }),
+        ("no priorities", Capabilities { has_priority: false, ..kbl() }),
+        ("no preemption", Capabilities { has_preemption: false, ..kbl() }),
+        ("no engine reset", Capabilities { has_engine_reset: false, ..kbl() }),
+        ("no hangcheck", Capabilities { hangcheck: false, ..kbl() }),
+        ("no full ppGTT", Capabilities { full_ppgtt: false, ..kbl() }),
+    ]
+}
+
+fn befores(pxp: bool) -> Vec<Before> {
+    let mut befores = Vec::new();
+    for live in [false, true] {
+        befores.push(Before { live, protected: false, recoverable: true });
+        befores.push(Before { live, protected: false, recoverable: false });
+        if pxp {
+            befores.push(Before { live, protected: true, recoverable: false });
+        }
+    }
+    befores
+}
+
+fn context(rig: &Rig, before: Before) -> u32 {
+    let context = rig.create();
+    if !before.recoverable {
+        rig.set(context, ContextParam::scalar(number::RECOVERABLE, 0)).unwrap();
+    }
+    if before.protected {
+        rig.set(context, ContextParam::scalar(number::PROTECTED_CONTENT, 1)).unwrap();
+    }
+    if before.live {
+        rig.materialise(context);
+    }
+    context
+}
+
+#[test]
+fn every_parameter_state_size_value_and_privilege() {
+    let sizes = [0, 4, 8, 31, 32, 1024, u32::MAX];
+    let values = [
+        0,
+        1,
+        2,
+        1023,
+        1024,
+        (-1023_i64) as u64,
+        (-1024_i64) as u64,
+        1 << 32,
+        i64::MIN as u64,
+        u64::MAX,
+    ];
+    let mut rows: BTreeMap<&str, u32> = BTreeMap::new();
+    for (device, caps) in devices() {
+        for may in [NOBODY, ADMIN, NICE, ROOT] {
+            let rig = rig_with(caps.clone(), may);
+            for before in befores(caps.pxp) {
+                for number in (0..=0x10).chain([0x100, u64::MAX]) {
+                    for size in sizes {
+                        for value in values {
+                            let context = context(&rig, before);
+                            let value_of = ParamValue::Scalar(value);
+                            let param = ContextParam { param: number, size, value: value_of };
+                            let result = rig.set(context, param);
+                            let (section, expected) =
+                                table(number, before, size, value, &caps, may);
+                            assert_eq!(
+                                errno(&result),
+                                expected,
+                                "{device}: parameter {number:#x} size {size} value {value:#x} \
+                                 {before:?} {may:?}: {result:?}"
+                            );
+                            *rows.entry(section).or_default() += 1;
+                            assert_eq!(rig.is_live(context), before.live, "SETPARAM materialised");
+                            rig.destroy(context).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (section, count) in &rows {
+        println!("§4 {section}: {count} rows");
+    }
+    assert_eq!(rows.len(), 11, "a section of the table has no rows: {rows:?}");
+}
+
+#[test]
+fn what_was_set_is_what_is_read_and_what_the_device_got() {
+    let rig = rig_with(Capabilities { pxp: true, ..kbl() }, ROOT);
+    let context = rig.create();
+    let set = [
+        (number::NO_ERROR_CAPTURE, 1),
+        (number::PRIORITY, (-7_i64) as u64),
+        (number::RECOVERABLE, 0),
+        (number::PERSISTENCE, 0),
+        (number::PROTECTED_CONTENT, 1),
+    ];
+    for (number, value) in set {
+        rig.set(context, ContextParam::scalar(number, value)).unwrap();
+    }
+    for (number, value) in set {
+        assert_eq!(rig.get(context, number).unwrap(), value, "parameter {number:#x}");
+    }
+    assert_eq!(rig.get(context, number::BANNABLE).unwrap(), 1);
+    let made = rig.device.last_made();
+    assert_eq!((made.priority, made.recoverable, made.persistent), (-7, false, false));
+    assert_eq!((made.bannable, made.error_capture), (true, false));
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let rig = rig();
+    for context in [0, rig.create()] {
+        let get = |number| rig.get(context, number).unwrap();
+        let booleans = [number::BANNABLE, number::RECOVERABLE, number::PERSISTENCE];
+        assert_eq!(booleans.map(get), [1, 1, 1]);
+        let clear = [number::NO_ERROR_CAPTURE, number::PRIORITY, number::PROTECTED_CONTENT];
+        assert_eq!(clear.map(get), [0, 0, 0]);
+        assert_eq!(get(number::GTT_SIZE), 1 << 48);
+    }
+    let off = rig_with(Capabilities { hangcheck: false, ..kbl() }, NOBODY);
+    assert_eq!(off.get(0, number::PERSISTENCE).unwrap(), 0);
+}
+
+#[test]
+fn a_live_context_tells_the_device_what_changes() {
+    let rig = rig_with(kbl(), ROOT);
+    let context = rig.create();
+    rig.materialise(context);
+    let tag = rig.device.last_made().tag;
+    let sets = [
+        (ContextParam::priority(5), Update::Priority(5)),
+        (ContextParam::scalar(number::BANNABLE, 0), Update::Bannable(false)),
+        (ContextParam::scalar(number::RECOVERABLE, 0), Update::Recoverable(false)),
+        (ContextParam::scalar(number::PERSISTENCE, 0), Update::Persistent(false)),
+        (ContextParam::scalar(number::NO_ERROR_CAPTURE, 1), Update::ErrorCapture(false)),
+    ];
+    for (param, update) in sets {
+        rig.set(context, param).unwrap();
+        assert_eq!(rig.device.take_events(), [Event::Updated { tag, update }]);
+    }
+    // Unchanged persistence asks nothing of anybody.
+    rig.set(context, ContextParam::scalar(number::PERSISTENCE, 0)).unwrap();
+    assert_eq!(rig.device.take_events(), []);
+    assert_eq!(rig.get(context, number::PRIORITY).unwrap(), 5);
+    assert_eq!(rig.get(context, number::BANNABLE).unwrap(), 0);
+}
+
+#[test]
+fn what_cannot_be_read_materialises_and_is_refused() {
+    let rig = rig();
+    let unreadable = [
+        number::ENGINES,
+        number::LOW_LATENCY,
+        number::BAN_PERIOD,
+        number::NO_ZEROMAP,
+        number::RINGSIZE,
+        number::CONTEXT_IMAGE,
+        0,
+        0x10,
+    ];
+    for number in unreadable {
+        let context = rig.create();
+        refused!(ParamUnknown, rig.get(context, number));
+        assert!(rig.is_live(context), "GETPARAM {number:#x} did not materialise");
+    }
+    refused!(NoSuchContext, rig.get(9999, number::PRIORITY));
+}
+
+#[test]
+fn vm_and_engines_are_frozen_once_the_context_is_live() {
+    let rig = rig();
+    let vm = rig.vm();
+    let context = rig.create();
+    rig.get(context, number::PRIORITY).unwrap();
+    refused!(ParamFrozen, rig.set(context, ContextParam::scalar(number::VM, vm.into())));
+    refused!(ParamFrozen, rig.set(context, map(&[RCS])));
+    refused!(ParamFrozen, rig.set(0, map(&[RCS])));
+}
+
+#[test]
+fn set_vm_replaces_and_get_vm_makes_a_handle_each_time() {
+    let rig = rig();
+    let (first, second) = (rig.vm(), rig.vm());
+    let context = rig.create();
+    for vm in [first, second] {
+        rig.set(context, ContextParam::scalar(number::VM, vm.into())).unwrap();
+    }
+    rig.vm_destroy(first).unwrap();
+    // The default context's, the second one: the first has no reference left.
+    assert_eq!(rig.device.counts().0, 2);
+    rig.vm_destroy(second).unwrap();
+    assert_eq!(rig.get(context, number::VM).unwrap(), 1);
+    assert_eq!(rig.get(context, number::VM).unwrap(), 2);
+    // The new handle is good for another context, which then has the same address space.
+    let other = rig.create();
+    rig.set(other, ContextParam::scalar(number::VM, 1)).unwrap();
+    rig.materialise(other);
+    let made = rig.device.made.lock().unwrap().clone();
+    assert_eq!(made[1].vm, made[2].vm);
+    refused!(NoSuchVm, rig.set(rig.create(), ContextParam::scalar(number::VM, 1 << 32 | 1)));
+    refused!(NoSuchVm, rig.set(rig.create(), ContextParam::scalar(number::VM, 0)));
+}
+
+fn icl() -> Capabilities {
+    let sseu =
+        gpu_broker_core::SseuTopology { slice_mask: 1, subslice_mask: 0xff, eus_per_subslice: 8 };
+    Capabilities { graphics_version: 11, sseu, ..kbl() }
+}
+
+fn sseu(engine: EngineId, flags: u32, masks: (u64, u64), eus: (u16, u16)) -> Sseu {
+    Sseu {
+        engine,
+        flags,
+        slice_mask: masks.0,
+        subslice_mask: masks.1,
+        min_eus_per_subslice: eus.0,
+        max_eus_per_subslice: eus.1,
+        rsvd: 0,
+    }
+}
+
+#[test]
+fn sseu_values() {
+    let all = (1, 0xff);
+    let good = [all, (1, 0x0f), (1, 0xaa)];
+    for masks in good {
+        let rig = rig_with(icl(), NOBODY);
+        for (context, live) in [(rig.create(), false), (0, true)] {
+            let value = sseu(RCS, 0, masks, (8, 8));
+            assert_eq!(rig.set(context, ContextParam::sseu(value)).unwrap().size, 32);
+            assert_eq!(rig.is_live(context), live);
+            let read = rig.get_param(context, ContextParam::sseu(sseu(RCS, 0, (0, 0), (0, 0))));
+            assert_eq!(read.unwrap(), ContextParam::sseu(value), "live: {live}");
+        }
+    }
+    let bad = [
+        sseu(RCS, 0, (0, 0xff), (8, 8)),
+        sseu(RCS, 0, (1, 0), (8, 8)),
+        sseu(RCS, 0, all, (0, 8)),
+        sseu(RCS, 0, all, (8, 0)),
+        sseu(RCS, 0, all, (8, 7)),
+        sseu(RCS, 0, all, (8, 9)),
+        sseu(RCS, 0, all, (4, 8)),
+        sseu(RCS, 0, all, (4, 4)),
+        sseu(RCS, 0, (2, 0xff), (8, 8)),
+        sseu(RCS, 0, (1, 0x1ff), (8, 8)),
+        sseu(RCS, 0, (0x101, 0xff), (8, 8)),
+        sseu(RCS, 0, (1, 0x07), (8, 8)),
+        sseu(RCS, 0, (1, 0x1f), (8, 8)),
+        sseu(RCS, 0, (1, 0x3f), (8, 8)),
+        sseu(RCS, 0, all, (0x108, 0x108)),
+    ];
+    let rig = rig_with(icl(), NOBODY);
+    for value in bad {
+        for context in [rig.create(), 0] {
+            refused!(SseuValue, rig.set(context, ContextParam::sseu(value)));
+        }
+    }
+    let two_slices = gpu_broker_core::SseuTopology { slice_mask: 3, ..icl().sseu };
+    let rig = rig_with(Capabilities { sseu: two_slices, ..icl() }, NOBODY);
+    rig.set(0, ContextParam::sseu(sseu(RCS, 0, (3, 0xff), (8, 8)))).unwrap();
+    rig.set(0, ContextParam::sseu(sseu(RCS, 0, (2, 0x0f), (8, 8)))).unwrap();
+    refused!(SseuValue, rig.set(0, ContextParam::sseu(sseu(RCS, 0, (3, 0x0f), (8, 8)))));
+}
+
+#[test]
+fn sseu_engine_selectors_differ_between_proto_and_live() {
+    let rig = rig_with(icl(), NOBODY);
+    let good = ((1, 0xff), (8, 8));
+    let select = |engine, flags| ContextParam::sseu(sseu(engine, flags, good.0, good.1));
+    let index = Sseu::ENGINE_INDEX;
+    let mapped = || rig.create_ext(vec![set_node(map(&[BCS, RCS, EngineId::GAP]))]).unwrap();
+    let plain = rig.create();
+    refused!(SseuEngine, rig.set(plain, select(RCS, index)));
+    refused!(SseuEngine, rig.set(plain, select(BCS, 0)));
+    refused!(SseuEngine, rig.set(mapped(), select(RCS, 0)));
+    refused!(SseuEngine, rig.set(mapped(), select(engine(0, 0), index)));
+    refused!(SseuEngine, rig.set(mapped(), select(engine(0, 2), index)));
+    refused!(SseuEngine, rig.set(mapped(), select(engine(0, 3), index)));
+    rig.set(mapped(), select(engine(0, 1), index)).unwrap();
+
+    let live = mapped();
+    rig.materialise(live);
+    refused!(SseuEngine, rig.set(live, select(RCS, 0)));
+    refused!(SseuUnsupported, rig.set(live, select(engine(0, 0), index)));
+    refused!(SseuEngine, rig.set(live, select(engine(0, 2), index)));
+    rig.set(live, select(engine(0, 1), index)).unwrap();
+    refused!(SseuUnsupported, rig.set(0, select(BCS, 0)));
+    refused!(SseuEngine, rig.set(0, select(engine(0, 1), 0)));
+    // Each slot keeps its own (rule table §0.10).
+    let two = rig.create_ext(vec![set_node(map(&[RCS, RCS]))]).unwrap();
+    let half = sseu(engine(0, 1), index, (1, 0x0f), (8, 8));
+    rig.set(two, ContextParam::sseu(half)).unwrap();
+    for (slot, mask) in [(0, 0xff), (1, 0x0f)] {
+        let read = rig.get_param(two, select(engine(0, slot), index)).unwrap();
+        let ParamValue::Sseu(read) = read.value else { panic!("{read:?}") };
+        assert_eq!(read.subslice_mask, mask, "slot {slot}");
+    }
+}
+
+#[test]
+fn sseu_reserved_fields_and_sizes() {
+    let rig = rig_with(icl(), NOBODY);
+    let good = sseu(RCS, 0, (1, 0xff), (8, 8));
+    refused!(ReservedNotZero, rig.set(0, ContextParam::sseu(Sseu { rsvd: 1, flags: 2, ..good })));
+    refused!(SseuFlags, rig.set(0, ContextParam::sseu(Sseu { flags: 2, ..good })));
+    let sized = |size| ContextParam { size, ..ContextParam::sseu(good) };
+    refused!(ParamSize, rig.set(0, sized(31)));
+    assert_eq!(rig.set(0, sized(64)).unwrap().size, 32);
+    let asked = ContextParam::scalar(number::SSEU, 0);
+    assert_eq!(rig.get_param(0, asked).unwrap().size, 32);
+    refused!(ParamSize, rig.get_param(0, sized(31)));
+    refused!(SseuFlags, rig.get_param(0, ContextParam::sseu(Sseu { flags: 2, ..good })));
+    // Reading works on every generation; engines other than render have nothing.
+    let kaby = crate::rig::rig();
+    let read = |engine| {
+        let param = kaby.get_param(0, ContextParam::sseu(Sseu { engine, ..good })).unwrap();
+        let ParamValue::Sseu(read) = param.value else { panic!("{param:?}") };
+        (read.slice_mask, read.subslice_mask, read.max_eus_per_subslice)
+    };
+    assert_eq!((read(RCS), read(BCS)), ((0b11, 0b111, 8), (0, 0, 0)));
+}

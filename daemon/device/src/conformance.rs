@@ -1,0 +1,57 @@
+//! What every back end has to do, as tests over any [`Device`]: see [`suite!`].
+//!
+//! A case is a function over a [`Rig`]. Batches are Gen9 MI commands, which all engines know. No
+//! case depends on how fast anything is; where the device decides when, a case waits up to
+//! [`PATIENCE`] and then fails.
+
+mod asm;
+mod cancel;
+mod fences;
+mod order;
+mod rig;
+mod schedule;
+mod state;
+
+pub(crate) use cancel::*;
+pub(crate) use fences::*;
+pub(crate) use order::*;
+pub(crate) use rig::*;
+pub(crate) use schedule::*;
+pub(crate) use state::*;
+
+/// Makes a test of every case. The factory makes a device whose limit on batches without an
+/// arbitration point is short (a few hundred milliseconds).
+macro_rules! suite {
+    ($factory:expr; $($case:ident),* $(,)?) => {$(
+        #[test]
+        fn $case() {
+            let rig = $crate::conformance::Rig::new($factory());
+            $crate::conformance::$case(&rig);
+            rig.end();
+        }
+    )*};
+    ($factory:expr) => {
+        $crate::conformance::suite! { $factory;
+            every_engine_executes, requests_of_a_slot_run_in_order, readers_wait_for_the_writer,
+            asynchronous_objects_do_not_wait, a_writer_waits_for_readers_and_they_not_for_each_other,
+            a_single_timeline_orders_all_slots, slots_are_independent,
+            requests_start_after_fences_of_any_file, a_failed_fence_lets_its_dependents_run,
+            a_cancelled_context_ends_at_once, cancelling_reaches_what_waits_for_dependencies,
+            closing_without_cancel_lets_work_finish, a_closed_context_hangs_once,
+            a_cancelled_context_accepts_nothing,
+            a_fault_blames_its_context_only, a_context_that_cannot_recover_is_stopped,
+            an_endless_batch_is_guilty, an_endless_wait_without_arbitration_is_guilty,
+            chains_of_cancelled_requests_end,
+            fences_become_readable, fences_come_back_from_their_fds, other_fds_are_no_fences,
+            merged_fences_wait_for_both, errors_show_in_fences, buffers_report_when_idle,
+            requests_keep_their_address_space, replaced_parts_of_a_binding, everything_is_released,
+            registers_belong_to_a_slot, a_virtual_engine_keeps_its_state, memory_starts_zeroed,
+            shared_buffers_cannot_shrink,
+            a_semaphore_is_signalled_by_another_engine, a_semaphore_is_signalled_by_the_cpu,
+            batches_take_turns, a_virtual_engine_avoids_busy_siblings, parallel_batches_run_together,
+            a_fault_ends_all_parallel_batches, higher_priority_goes_first,
+            priorities_can_change_while_queued, two_hundred_contexts, usage_is_counted,
+        }
+    };
+}
+pub(crate) use suite;

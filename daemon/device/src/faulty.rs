@@ -1,0 +1,215 @@
+//! Any device, failing where a seed says: for tests of who uses devices.
+//!
+//! A method that may fail draws a number; a method that may not is passed on. The same seed and the
+//! same calls give the same failures, so that a test prints the seed and is repeatable.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{
+    BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceFile,
+    EngineUsage, EventSink, FenceState, Submission, Submitted,
+};
+
+/// A device that fails now and then.
+#[derive(Debug)]
+pub struct Faulty<D> {
+    device: D,
+    luck: Arc<Luck>,
+}
+
+/// A file of a [`Faulty`] device. Its objects are those of the file inside.
+#[derive(Debug)]
+pub struct FaultyFile<F> {
+    file: F,
+    luck: Arc<Luck>,
+}
+
+#[derive(Debug)]
+struct Luck {
+    /// State of a SplitMix64 generator.
+    state: AtomicU64,
+    one_in: u64,
+    failures: AtomicU64,
+}
+
+impl<D> Faulty<D> {
+    /// Makes one call in `one_in` fail, on average; 0 is never, 1 is always.
+    pub fn new(device: D, seed: u64, one_in: u64) -> Self {
+        let luck = Luck { state: AtomicU64::new(seed), one_in, failures: AtomicU64::new(0) };
+        Self { device, luck: Arc::new(luck) }
+    }
+
+    /// Calls that were made to fail so far.
+    pub fn failures(&self) -> u64 {
+        self.luck.failures.load(Ordering::Relaxed)
+    }
+}
+
+impl Luck {
+    /// Fails with one of `errors`, if it is time to.
+    fn draw(&self, errors: &[DeviceError]) -> Result<(), DeviceError> {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let state = self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let number = mixed ^ (mixed >> 31);
+        if self.one_in == 0 || !number.is_multiple_of(self.one_in) {
+            return Ok(());
+        }
+        let choice = usize::try_from((number >> 32) % errors.len().max(1) as u64).unwrap_or(0);
+        let Some(error) = errors.get(choice) else { return Ok(()) };
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        Err(error.clone())
+    }
+}
+
+const MEMORY: &[DeviceError] = &[DeviceError::OutOfMemory];
+const MEMORY_OR_FDS: &[DeviceError] = &[DeviceError::OutOfMemory, DeviceError::OutOfFds];
+const ANY: &[DeviceError] = &[
+    DeviceError::OutOfMemory,
+    DeviceError::OutOfFds,
+    DeviceError::Lost,
+    DeviceError::Os { errno: 14, doing: "failing where the seed says" },
+];
+
+impl<D: Device> Device for Faulty<D> {
+    type File = FaultyFile<D::File>;
+
+    fn description(&self) -> Description {
+        self.device.description()
+    }
+
+    fn open(&self, events: Arc<dyn EventSink>) -> Result<Self::File, DeviceError> {
+        self.luck.draw(ANY)?;
+        Ok(FaultyFile { file: self.device.open(events)?, luck: Arc::clone(&self.luck) })
+    }
+
+    fn engine_usage(&self) -> Vec<EngineUsage> {
+        self.device.engine_usage()
+    }
+}
+
+impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
+    type Vm = F::Vm;
+    type Context = F::Context;
+    type Buffer = F::Buffer;
+    type Fence = F::Fence;
+
+    fn create_vm(&self) -> Result<F::Vm, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.create_vm()
+    }
+
+    fn unbind(&self, vm: &F::Vm, address: u64, size: u64) {
+        self.file.unbind(vm, address, size);
+    }
+
+    fn create_context(&self, spec: ContextSpec<'_, F::Vm>) -> Result<F::Context, DeviceError> {
+        self.luck.draw(ANY)?;
+        self.file.create_context(spec)
+    }
+
+    fn update_context(
+        &self,
+        context: &F::Context,
+        update: ContextUpdate,
+    ) -> Result<(), DeviceError> {
+        self.luck.draw(ANY)?;
+        self.file.update_context(context, update)
+    }
+
+    fn close_context(&self, context: F::Context, cancel: bool) {
+        self.file.close_context(context, cancel);
+    }
+
+    fn cancel_context(&self, context: &F::Context) {
+        self.file.cancel_context(context);
+    }
+
+    fn create_buffer(&self, size: u64) -> Result<F::Buffer, DeviceError> {
+        self.luck.draw(MEMORY_OR_FDS)?;
+        self.file.create_buffer(size)
+    }
+
+    fn share_buffer(&self, buffer: &F::Buffer) -> Result<(OwnedFd, u64), DeviceError> {
+        self.luck.draw(MEMORY_OR_FDS)?;
+        self.file.share_buffer(buffer)
+    }
+
+    fn buffer_busy(&self, buffer: &F::Buffer) -> BufferBusy {
+        self.file.buffer_busy(buffer)
+    }
+
+    fn watch_buffer(&self, buffer: &F::Buffer, token: u64) -> bool {
+        self.file.watch_buffer(buffer, token)
+    }
+
+    fn submit(
+        &self,
+        context: &F::Context,
+        submission: Submission<'_, Self>,
+    ) -> Result<Submitted<F::Fence>, DeviceError> {
+        self.luck.draw(ANY)?;
+        let Submission { slot, placement, batches, objects, after, want_fence } = submission;
+        let inner = Submission { slot, placement, batches, objects, after, want_fence };
+        self.file.submit(context, inner)
+    }
+
+    fn export_fence(&self, fence: &F::Fence) -> Result<OwnedFd, DeviceError> {
+        self.luck.draw(MEMORY_OR_FDS)?;
+        self.file.export_fence(fence)
+    }
+
+    fn import_fence(&self, fd: BorrowedFd<'_>) -> Result<F::Fence, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.import_fence(fd)
+    }
+
+    fn fence_state(&self, fence: &F::Fence) -> FenceState {
+        self.file.fence_state(fence)
+    }
+
+    fn merge_fences(&self, first: &F::Fence, second: &F::Fence) -> F::Fence {
+        self.file.merge_fences(first, second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Events;
+    use crate::soft::{Config, SoftDevice};
+
+    /// Which of 200 calls fail.
+    fn failures(seed: u64, one_in: u64) -> Vec<bool> {
+        let device = Faulty::new(SoftDevice::start(Config::default()).unwrap(), seed, one_in);
+        let open = || device.open(Arc::new(Events::default()));
+        let failed: Vec<_> = (0..200).map(|_| open().is_err()).collect();
+        assert_eq!(device.failures(), failed.iter().filter(|failed| **failed).count() as u64);
+        failed
+    }
+
+    #[test]
+    fn a_seed_says_what_fails() {
+        let first = failures(1, 10);
+        assert_eq!(first, failures(1, 10), "the same seed, the same failures");
+        assert_ne!(first, failures(2, 10));
+        let count = first.iter().filter(|failed| **failed).count();
+        assert!((5..50).contains(&count), "{count} of 200 at one in ten");
+        assert!(failures(3, 0).iter().all(|failed| !failed));
+        assert!(failures(3, 1).iter().all(|failed| *failed));
+    }
+
+    mod suite {
+        /// A device that never fails passes as the one inside.
+        fn harmless() -> super::Faulty<super::SoftDevice> {
+            let hang_timeout = std::time::Duration::from_millis(300);
+            let config = super::Config { hang_timeout, ..super::Config::default() };
+            super::Faulty::new(super::SoftDevice::start(config).unwrap(), 0, 0)
+        }
+
+        crate::conformance::suite!(harmless);
+    }
+}

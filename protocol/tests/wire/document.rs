@@ -1,0 +1,165 @@
+//! WIRE.md tells the truth: numbers, names and example bytes are those of the code.
+
+use gpu_broker_protocol::execbuf::{flag, object_flag};
+use gpu_broker_protocol::param::number;
+use gpu_broker_protocol::version::feature;
+use gpu_broker_protocol::{EpitaphCode, HeaderFlags, Opcode, Reason, limits, version};
+
+use crate::{golden, samples};
+
+const WIRE: &str = include_str!("../../WIRE.md");
+
+#[track_caller]
+fn says(needle: &str) {
+    assert!(WIRE.contains(needle), "WIRE.md must say: {needle}");
+}
+
+/// `ContextCreate` as `CONTEXT_CREATE`.
+fn screaming(variant: &str) -> String {
+    let mut name = String::new();
+    for letter in variant.chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_uppercase());
+    }
+    name
+}
+
+#[test]
+fn every_opcode() {
+    for opcode in Opcode::ALL {
+        says(&format!("**0x{:04x} {}**", *opcode as u16, screaming(&format!("{opcode:?}"))));
+    }
+    let listed = WIRE.matches("**0x").count();
+    assert_eq!(listed, Opcode::ALL.len(), "WIRE.md lists an opcode that does not exist");
+}
+
+#[test]
+fn every_refusal() {
+    let table = WIRE.split("## 9. Refusals").nth(1).expect("section 9");
+    let table = table.split("## 10.").next().expect("it ends");
+    let mut rows = table.lines().filter(|line| line.starts_with('|'));
+    rows.by_ref().take(2).for_each(drop);
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), Reason::ALL.len(), "as many rows as reasons");
+    for (row, reason) in rows.iter().zip(Reason::ALL) {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let code = (*reason as u16).to_string();
+        assert_eq!(cells[..2], [code.as_str(), &format!("`{}`", reason.name())]);
+        assert_eq!(errno_of(cells[2]), reason.errno(), "{}", reason.name());
+        assert_eq!(cells[3], reason.sentence());
+    }
+}
+
+/// The errno with this name, as the code's own table has it.
+fn errno_of(name: &str) -> i32 {
+    let source = include_str!("../../src/refusal.rs");
+    let (_, after) = source.split_once(&format!("pub const {name}: i32 = ")).expect(name);
+    after.split(';').next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
+#[test]
+fn every_epitaph_code() {
+    for (number, epitaph) in samples::epitaphs().iter().enumerate() {
+        let code: EpitaphCode = epitaph.code;
+        says(&format!("| {number} | {code:?} |"));
+    }
+}
+
+/// Checks names and values, and that the list is all there is in the source.
+macro_rules! every {
+    ($format:literal, $source:literal, $prefix:literal, $module:path => $($name:ident)*) => {{
+        use $module::*;
+        $(says(&format!($format, stringify!($name), $name));)*
+        let listed = [$(stringify!($name)),*];
+        let source = include_str!($source);
+        for line in source.lines() {
+            if let Some(rest) = line.strip_prefix($prefix) {
+                let name = rest.split(':').next().expect("a constant has a type");
+                assert!(listed.contains(&name), "add {name} to this test and to WIRE.md");
+            }
+        }
+    }};
+}
+
+#[test]
+fn every_limit() {
+    every!("| `{}` | {} |", "../../src/limits.rs", "pub const ", limits =>
+        HEADER_BYTES MESSAGE_BYTES_MAX BODY_BYTES_MAX FDS_PER_MESSAGE_MAX CLIENT_NAME_BYTES_MAX
+        EXTENSIONS_PER_CHAIN_MAX ENGINE_SLOTS_MAX CONTEXTS_PER_SESSION_MAX VMS_PER_SESSION_MAX
+        BUFFERS_PER_SESSION_MAX BUFFER_BYTES_MAX BUFFER_MEMORY_PER_SESSION_BYTES_MAX
+        OBJECTS_PER_EXECBUF_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
+        PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX SESSIONS_MAX_DEFAULT
+        HELLO_TIMEOUT_MS PAGE_BYTES);
+}
+
+#[test]
+fn every_flag() {
+    for (name, value) in [
+        ("REPLY", HeaderFlags::REPLY),
+        ("REFUSED", HeaderFlags::REFUSED),
+        ("EVENT", HeaderFlags::EVENT),
+    ] {
+        says(&format!("| `{name}` | 0x{value:04x} |"));
+    }
+    for (name, value) in [
+        ("FENCE_FDS", feature::FENCE_FDS),
+        ("CONTEXT_CLONE", feature::CONTEXT_CLONE),
+        ("RING_MASK", flag::RING_MASK),
+        ("SECURE", flag::SECURE),
+        ("NO_RELOC", flag::NO_RELOC),
+        ("HANDLE_LUT", flag::HANDLE_LUT),
+        ("BSD_MASK", flag::BSD_MASK),
+        ("FENCE_IN", flag::FENCE_IN),
+        ("FENCE_OUT", flag::FENCE_OUT),
+        ("BATCH_FIRST", flag::BATCH_FIRST),
+        ("FENCE_SUBMIT", flag::FENCE_SUBMIT),
+        ("WRITE", object_flag::WRITE),
+        ("SUPPORTS_48B", object_flag::SUPPORTS_48B),
+        ("PINNED", object_flag::PINNED),
+        ("PAD_TO_SIZE", object_flag::PAD_TO_SIZE),
+        ("ASYNC", object_flag::ASYNC),
+        ("CAPTURE", object_flag::CAPTURE),
+    ] {
+        says(&format!("| `{name}` | {value:#x} |"));
+    }
+    for (name, value) in [
+        ("GTT_SIZE", number::GTT_SIZE),
+        ("NO_ERROR_CAPTURE", number::NO_ERROR_CAPTURE),
+        ("BANNABLE", number::BANNABLE),
+        ("PRIORITY", number::PRIORITY),
+        ("SSEU", number::SSEU),
+        ("RECOVERABLE", number::RECOVERABLE),
+        ("VM", number::VM),
+        ("ENGINES", number::ENGINES),
+        ("PERSISTENCE", number::PERSISTENCE),
+    ] {
+        says(&format!("{value:#x} {name}"));
+    }
+    assert_eq!(feature::ALL, feature::FENCE_FDS | feature::CONTEXT_CLONE, "a new feature bit");
+}
+
+#[test]
+fn the_version() {
+    says(&format!("This is version {}.{}.", version::MAJOR, version::MINOR_MAX));
+}
+
+#[test]
+fn the_annotated_bytes() {
+    let golden = golden::entries();
+    let mut compared = 0;
+    for part in WIRE.split("<!-- golden: ").skip(1) {
+        let (name, rest) = part.split_once(" -->").expect("the marker ends");
+        let block = rest.split("```hex\n").nth(1).and_then(|block| block.split("```").next());
+        let mut bytes = Vec::new();
+        for line in block.expect("a block follows").lines() {
+            let hex = line.split(';').next().unwrap_or_default();
+            bytes.extend(hex.split_whitespace().map(|b| u8::from_str_radix(b, 16).expect("hex")));
+        }
+        let (_, expected) = golden.iter().find(|(golden, _)| golden == name).expect("golden");
+        assert_eq!(&bytes, expected, "{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, 3, "HELLO, CONTEXT_CREATE and EXECBUF are annotated");
+}

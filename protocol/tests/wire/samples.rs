@@ -1,0 +1,363 @@
+//! One of every message, with every variant somewhere. The bytes of each are in `golden.hex`.
+
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, flag, object_flag};
+use gpu_broker_protocol::message::*;
+use gpu_broker_protocol::param::*;
+use gpu_broker_protocol::refusal::{Reason, Refusal};
+use gpu_broker_protocol::status::*;
+use gpu_broker_protocol::version::feature;
+use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
+use gpu_broker_protocol::*;
+
+/// A message and what it is called in `golden.hex`.
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Every request but EXECBUF; more than one of those with variants.
+pub(crate) fn requests() -> Vec<(&'static str, Request<FdSlot>)> {
+    let mut all = session_requests();
+    all.extend(context_requests());
+    all.extend(object_requests());
+    all
+}
+
+fn session_requests() -> Vec<(&'static str, Request<FdSlot>)> {
+    let hello = Hello {
+        major: 1,
+        minor_min: 0,
+        minor_max: 0,
+        features: feature::ALL,
+        client_name: "cube".into(),
+    };
+    vec![
+        ("HELLO", Request::Hello(hello)),
+        ("PING", Request::Ping(Ping { payload: 0x1122_3344_5566_7788, fd: None })),
+        ("PING with an fd", Request::Ping(Ping { payload: 1, fd: Some(FdSlot) })),
+        ("DEVICE_QUERY", Request::DeviceQuery),
+        ("STATUS", Request::Status(StatusQuery { after: SessionId(7) })),
+    ]
+}
+
+const RCS0: EngineId = EngineId { class: class::RENDER, instance: 0 };
+const VCS1: EngineId = EngineId { class: class::VIDEO, instance: 1 };
+
+fn context_requests() -> Vec<(&'static str, Request<FdSlot>)> {
+    let set_priority =
+        CreateExtension::SetParam { context: ContextId(0), param: ContextParam::priority(-10) };
+    let create = ContextCreate {
+        flags: create_flag::USE_EXTENSIONS,
+        extensions: vec![Extension::new(CreateExtension::SET_PARAM, set_priority)],
+    };
+    let clone = CloneFrom { source: ContextId(3), flags: clone_flag::ALL, rsvd: 0 };
+    let create_clone = ContextCreate {
+        flags: create_flag::USE_EXTENSIONS | create_flag::SINGLE_TIMELINE,
+        extensions: vec![
+            Extension::new(CreateExtension::CLONE, CreateExtension::Clone(clone)),
+            Extension::new(0x1234, CreateExtension::Unknown),
+        ],
+    };
+    let param = |param| ContextParamRequest { context: ContextId(3), param };
+    let stats = ContextResetStats { context: ContextId(3), flags: 0, pad: 0 };
+    vec![
+        ("CONTEXT_CREATE with SETPARAM", Request::ContextCreate(create)),
+        ("CONTEXT_CREATE with CLONE", Request::ContextCreate(create_clone)),
+        (
+            "CONTEXT_DESTROY",
+            Request::ContextDestroy(ContextDestroy { context: ContextId(3), pad: 0 }),
+        ),
+        (
+            "CONTEXT_SETPARAM of a scalar",
+            Request::ContextSetParam(param(ContextParam::scalar(number::RECOVERABLE, 1))),
+        ),
+        ("CONTEXT_SETPARAM of SSEU", Request::ContextSetParam(param(ContextParam::sseu(sseu())))),
+        (
+            "CONTEXT_SETPARAM of ENGINES",
+            Request::ContextSetParam(param(ContextParam::engines(engine_map()))),
+        ),
+        (
+            "CONTEXT_GETPARAM",
+            Request::ContextGetParam(param(ContextParam::scalar(number::GTT_SIZE, 0))),
+        ),
+        ("CONTEXT_RESET_STATS", Request::ContextResetStats(stats)),
+    ]
+}
+
+fn sseu() -> Sseu {
+    Sseu {
+        engine: RCS0,
+        flags: Sseu::ENGINE_INDEX,
+        slice_mask: 1,
+        subslice_mask: 7,
+        min_eus_per_subslice: 4,
+        max_eus_per_subslice: 8,
+        rsvd: 0,
+    }
+}
+
+fn engine_map() -> EngineMap {
+    let balance =
+        EngineExtension::LoadBalance { engine_index: 1, flags: 0, mbz64: 0, engines: vec![VCS1] };
+    let bond = EngineExtension::Bond {
+        master: RCS0,
+        virtual_index: 1,
+        flags: 0,
+        mbz64: [0; 4],
+        engines: vec![VCS1],
+    };
+    let parallel = EngineExtension::ParallelSubmit {
+        engine_index: 2,
+        width: 2,
+        num_siblings: 1,
+        mbz16: 0,
+        flags: 0,
+        mbz64: [0; 3],
+        engines: vec![RCS0, VCS1],
+    };
+    EngineMap {
+        slots: vec![RCS0, EngineId::GAP, EngineId::GAP],
+        extensions: vec![
+            Extension::new(EngineExtension::LOAD_BALANCE, balance),
+            Extension::new(EngineExtension::BOND, bond),
+            Extension::new(EngineExtension::PARALLEL_SUBMIT, parallel),
+            Extension::new(9, EngineExtension::Unknown),
+        ],
+    }
+}
+
+fn object_requests() -> Vec<(&'static str, Request<FdSlot>)> {
+    let vm_create = VmCreate { flags: 0, extensions: vec![Extension::new(1, ())] };
+    let vm_destroy = VmDestroy { vm: VmId(2), flags: 0, extensions: vec![] };
+    let wait = BufferWait { buffer: BufferId(5), flags: 0, timeout_ns: -1 };
+    let buffer = || BufferOf { buffer: BufferId(5) };
+    vec![
+        ("VM_CREATE", Request::VmCreate(vm_create)),
+        ("VM_DESTROY", Request::VmDestroy(vm_destroy)),
+        ("BUFFER_CREATE", Request::BufferCreate(BufferCreate { size: 10_000, flags: 0 })),
+        ("BUFFER_MAP", Request::BufferMap(buffer())),
+        ("BUFFER_CLOSE", Request::BufferClose(buffer())),
+        ("BUFFER_BUSY", Request::BufferBusy(buffer())),
+        ("BUFFER_WAIT", Request::BufferWait(wait)),
+        ("FENCE_STATUS", Request::FenceStatus(FenceStatusQuery { fd: FdSlot })),
+        ("FENCE_MERGE", Request::FenceMerge(FenceMerge { first: FdSlot, second: FdSlot })),
+    ]
+}
+
+/// Every reply; more than one of those with variants.
+pub(crate) fn replies() -> Vec<(&'static str, Reply<FdSlot>)> {
+    let mut all = session_replies();
+    all.extend(context_replies());
+    all.extend(object_replies());
+    all
+}
+
+fn device() -> DeviceInfo {
+    let rcs0 =
+        EngineInfo { engine: RCS0, name: "rcs0".into(), logical_instance: 0, capabilities: 0 };
+    DeviceInfo {
+        driver: "soft".into(),
+        name: "Kaby Lake GT3".into(),
+        vendor_id: 0x8086,
+        device_id: 0x5926,
+        revision: 6,
+        graphics_version: 9,
+        gtt_bytes: 1 << 48,
+        timestamp_hz: 12_000_000,
+        wedged: false,
+        engines: vec![rcs0],
+    }
+}
+
+fn session_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
+    let limits = Limits {
+        message_bytes: 65_536,
+        fds_per_message: 4,
+        contexts: 4096,
+        vms: 1024,
+        buffers: 16_384,
+        buffer_bytes: 1 << 34,
+        buffer_memory_bytes: 1 << 36,
+        objects_per_execbuf: 1024,
+        submissions_in_flight: 4096,
+        pending_waits: 256,
+        fences: 1024,
+    };
+    let hello = HelloReply {
+        major: 1,
+        minor: 0,
+        features: feature::ALL,
+        session: SessionId(1),
+        limits,
+        device: device(),
+    };
+    vec![
+        ("HELLO", Reply::Hello(hello)),
+        ("PING", Reply::Ping(Ping { payload: 0x1122_3344_5566_7788, fd: None })),
+        ("PING with an fd", Reply::Ping(Ping { payload: 1, fd: Some(FdSlot) })),
+        ("DEVICE_QUERY", Reply::DeviceQuery(DeviceInfo { wedged: true, ..device() })),
+        ("STATUS", Reply::Status(status())),
+    ]
+}
+
+fn status() -> StatusPage {
+    let made_by = |(id, by): (u32, Option<MaterialisedBy>)| ContextStatus {
+        context: ContextId(id),
+        state: by.map_or(ContextState::Proto, |by| ContextState::Live { by }),
+        priority: -10,
+        user_engines: id == 1,
+        banned: id == 2,
+    };
+    let contexts = [
+        Some(MaterialisedBy::Open),
+        Some(MaterialisedBy::Execbuf),
+        Some(MaterialisedBy::GetParam),
+        Some(MaterialisedBy::ResetStats),
+        Some(MaterialisedBy::Create),
+        None,
+    ];
+    let session = SessionStatus {
+        session: SessionId(1),
+        client_name: "cube".into(),
+        pid: 4321,
+        uid: 1000,
+        gid: 100,
+        age_ns: 5_000_000_000,
+        vms: 1,
+        buffers: 3,
+        buffer_bytes: 12_288,
+        in_flight: 2,
+        submissions: 99,
+        contexts: (0..).zip(contexts).map(made_by).collect(),
+        contexts_total: 6,
+    };
+    let daemon = DaemonStatus {
+        version: "0.1.0".into(),
+        driver: "soft".into(),
+        pid: 4000,
+        uptime_ns: 60_000_000_000,
+        sessions: 1,
+        sessions_total: 12,
+        sessions_max: 4,
+        refusals: 3,
+        violations: 2,
+    };
+    let engine = EngineStatus {
+        engine: RCS0,
+        name: "rcs0".into(),
+        busy_ns: 1_000_000,
+        queued: 1,
+        completed: 98,
+        faults: 1,
+    };
+    StatusPage { daemon, engines: vec![engine], sessions: vec![session], more: true }
+}
+
+fn context_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
+    let stats = ResetStats { reset_count: 0, batch_active: 1, batch_pending: 2 };
+    let map = EngineMap { slots: vec![RCS0, VCS1], extensions: vec![] };
+    vec![
+        ("CONTEXT_CREATE", Reply::ContextCreate(ContextCreated { context: ContextId(3) })),
+        ("CONTEXT_DESTROY", Reply::ContextDestroy),
+        ("CONTEXT_SETPARAM", Reply::ContextSetParam(ParamSet { size: 0 })),
+        (
+            "CONTEXT_GETPARAM of a scalar",
+            Reply::ContextGetParam(ContextParam::scalar(number::GTT_SIZE, 1 << 48)),
+        ),
+        ("CONTEXT_GETPARAM of SSEU", Reply::ContextGetParam(ContextParam::sseu(sseu()))),
+        ("CONTEXT_GETPARAM of ENGINES", Reply::ContextGetParam(ContextParam::engines(map))),
+        ("CONTEXT_RESET_STATS", Reply::ContextResetStats(stats)),
+    ]
+}
+
+fn object_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
+    let fence_state = Reply::FenceStatus;
+    vec![
+        ("VM_CREATE", Reply::VmCreate(VmCreated { vm: VmId(2) })),
+        ("VM_DESTROY", Reply::VmDestroy),
+        ("BUFFER_CREATE", Reply::BufferCreate(BufferCreated { buffer: BufferId(5), size: 12_288 })),
+        ("BUFFER_MAP", Reply::BufferMap(BufferMapped { offset: 0, size: 12_288, fd: FdSlot })),
+        ("BUFFER_CLOSE", Reply::BufferClose),
+        ("BUFFER_BUSY", Reply::BufferBusy(Busy { busy: 0x1_0001 })),
+        ("BUFFER_WAIT", Reply::BufferWait(Waited { remaining_ns: -1 })),
+        (
+            "EXECBUF",
+            Reply::Execbuf(ExecbufReply { offsets: vec![0x10_0000, 0x20_0000], fence: None }),
+        ),
+        (
+            "EXECBUF with a fence",
+            Reply::Execbuf(ExecbufReply { offsets: vec![], fence: Some(FdSlot) }),
+        ),
+        ("FENCE_STATUS pending", fence_state(FenceState::Pending)),
+        ("FENCE_STATUS signalled", fence_state(FenceState::Signalled)),
+        ("FENCE_STATUS failed", fence_state(FenceState::Failed(5))),
+        ("FENCE_MERGE", Reply::FenceMerge(Fence { fd: FdSlot })),
+    ]
+}
+
+/// An EXECBUF of a target, pinned and written, and a batch.
+pub(crate) fn execbuf() -> (ExecbufHead, Vec<ExecObject>) {
+    let head = ExecbufHead {
+        context: 3,
+        flags: 1 | flag::NO_RELOC | flag::HANDLE_LUT | flag::FENCE_OUT,
+        batch_len: 24,
+        ..ExecbufHead::default()
+    };
+    let target = ExecObject {
+        handle: 5,
+        offset: 0x10_0000,
+        flags: object_flag::PINNED | object_flag::WRITE | object_flag::SUPPORTS_48B,
+        ..ExecObject::default()
+    };
+    let batch = ExecObject { handle: 6, flags: object_flag::SUPPORTS_48B, ..ExecObject::default() };
+    (head, vec![target, batch])
+}
+
+/// One epitaph of each code.
+pub(crate) fn epitaphs() -> Vec<Epitaph> {
+    use EpitaphCode::*;
+    let codes = [
+        Malformed,
+        TooLong,
+        UnknownOpcode,
+        FdCount,
+        Hello,
+        Full,
+        ShuttingDown,
+        Revoked,
+        DeviceLost,
+        Internal,
+    ];
+    codes.map(|code| Epitaph { code, text: format!("{code:?}") }).into()
+}
+
+/// Everything, encoded. Numbers count up, so that a mixed-up header shows.
+pub(crate) fn all() -> Vec<Sample> {
+    let mut out = Vec::new();
+    let mut seq = 0;
+    type Encode<'a> = &'a dyn Fn(u32, &mut Vec<u8>) -> Result<(), Violation>;
+    let mut add = |name: String, encode: Encode<'_>| {
+        seq += 1;
+        let mut bytes = Vec::new();
+        encode(seq, &mut bytes).expect("samples fit in a message");
+        out.push(Sample { name: name.leak(), bytes });
+    };
+    for (name, request) in requests() {
+        add(format!("{name} request"), &|seq, out| codec::encode_request(seq, &request, out));
+    }
+    let (head, objects) = execbuf();
+    add("EXECBUF request".into(), &|seq, out| codec::encode_execbuf(seq, &head, &objects, out));
+    for (name, reply) in replies() {
+        add(format!("{name} reply"), &|seq, out| codec::encode_reply(seq, &reply, out));
+    }
+    let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
+    let opcode = Opcode::ContextSetParam as u16;
+    add("refusal of CONTEXT_SETPARAM".into(), &|seq, out| {
+        codec::encode_refusal(opcode, seq, &refusal, out)
+    });
+    for epitaph in epitaphs() {
+        let name = format!("EPITAPH event {:?}", epitaph.code);
+        add(name, &|_, out| codec::encode_event(&Event::Epitaph(epitaph.clone()), out));
+    }
+    out
+}
