@@ -28,6 +28,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use rustix::process::Signal;
 
 /// Nothing here takes long; this only keeps a broken daemon from holding up the test run.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,9 +97,13 @@ impl Daemon {
     }
 
     fn terminate(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("still runs");
+        self.signal(Signal::TERM);
         self.wait()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("still runs");
     }
 
     fn wait(&mut self) -> ExitStatus {
@@ -239,10 +244,13 @@ impl Client {
         let mut bytes = vec![0; 65536];
         let mut space = [const { std::mem::MaybeUninit::uninit() }; 512];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let parts = &mut [std::io::IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let message = rustix::net::recvmsg(&self.socket, parts, &mut ancillary, flags)
-            .expect("the daemon answers");
+        // A receive with a timeout is not restarted when a signal comes in between.
+        let message = rustix::io::retry_on_intr(|| {
+            let parts = &mut [std::io::IoSliceMut::new(&mut bytes)];
+            rustix::net::recvmsg(&self.socket, parts, &mut ancillary, flags)
+        })
+        .expect("the daemon answers");
         assert!(!message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC));
         if message.bytes == 0 {
             return Heard::End;
@@ -442,8 +450,12 @@ fn what_breaks_the_protocol_ends_that_session_only() {
     }
     // The epitaph is heard even by a client that has sent more than the daemon read.
     let mut eager = daemon.client();
+    daemon.signal(Signal::STOP);
     eager.send(&header(0x7777, 0), &[]).expect("sent");
-    while eager.send(&ping_bytes(0), &[]).is_ok() {}
+    for _ in 0..5 {
+        eager.send(&ping_bytes(0), &[]).expect("there is room for some");
+    }
+    daemon.signal(Signal::CONT);
     eager.expect_end(EpitaphCode::UnknownOpcode);
 
     let answer = witness.ask(Request::Status(StatusQuery { after: SessionId(0) }));
