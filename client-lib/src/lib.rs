@@ -64,3 +64,8 @@ pub use fence::{Fence, FenceState};
 pub use map::Mapping;
 pub use socket::default_socket_path;
 pub use vm::Vm;
+
+/// The example in the README, compiled so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

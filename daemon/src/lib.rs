@@ -1,15 +1,15 @@
 //! `gpu-brokerd`, the process that owns the GPU: configuration, sockets, sessions, systemd.
 //!
 //! Clients that are not trusted with the device connect to a Unix socket. Each connection is a
-//! session with a task of its own ([`connection`]), which receives a packet, has the request
+//! session with a task of its own (`connection`), which receives a packet, has the request
 //! decided by the rules (`gpu-broker-core`) and done by the device (`gpu-broker-device`), and
 //! sends the answer before it reads on. Everything runs on one thread; the device's threads report
-//! completions through a session's [`directory::Entry`].
+//! completions through a session's `directory::Entry`.
 //!
 //! This crate is the only one that knows sockets and tokio. It holds no rules of the i915
 //! interface and nothing about batches.
 //!
-//! Start reading at [`main_with`], then [`server`], [`connection`] and [`requests`].
+//! Start reading at [`main_with`], then `server`, `connection` and `requests`.
 #![forbid(unsafe_code)]
 
 pub mod args;

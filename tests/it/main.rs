@@ -1,6 +1,11 @@
 //! Cross-crate tests: whole processes, hostile clients, and the tidiness of the tree.
 
+mod bench;
+mod capi;
+mod cli;
+mod client;
 mod corpus;
 mod daemon;
 mod hostile;
+mod python;
 mod tidy;

@@ -26,41 +26,43 @@ pub fn output_directory() -> PathBuf {
 /// `gpu-brokerd`, fresh.
 #[must_use]
 pub fn daemon() -> PathBuf {
-    built("gpu-brokerd")
+    static BUILT: OnceLock<()> = OnceLock::new();
+    built("gpu-brokerd", "gpu-brokerd", &BUILT)
 }
 
 /// `gpu-broker`, fresh.
 #[must_use]
 pub fn cli() -> PathBuf {
-    built("gpu-broker")
+    static BUILT: OnceLock<()> = OnceLock::new();
+    built("gpu-broker", "gpu-broker", &BUILT)
 }
 
 /// `libgpu_broker.so`, fresh.
 #[must_use]
 pub fn c_library() -> PathBuf {
-    built("libgpu_broker.so")
+    static BUILT: OnceLock<()> = OnceLock::new();
+    built("gpu-broker-capi", "libgpu_broker.so", &BUILT)
 }
 
-/// The file of this name, after a build that ran once per test process: cargo does not build
+/// What a package builds, after a build that runs once per test process: cargo does not build
 /// another package's programs for a test, and a stale daemon would pass tests that the sources fail.
-fn built(name: &str) -> PathBuf {
-    static BUILD: OnceLock<()> = OnceLock::new();
-    BUILD.get_or_init(build);
+fn built(package: &str, name: &str, once: &OnceLock<()>) -> PathBuf {
+    once.get_or_init(|| build(package));
     let path = output_directory().join(name);
     assert!(path.exists(), "cargo built no {}", path.display());
     path
 }
 
-fn build() {
+fn build(package: &str) {
     let output = output_directory();
     let target = output.parent().expect("the profile's directory lies in the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.arg("build").arg("--locked").arg("--quiet").arg("--target-dir").arg(target);
-    command.args(["-p", "gpu-brokerd", "-p", "gpu-broker", "-p", "gpu-broker-capi"]);
+    command.args(["build", "--locked", "--quiet", "--package", package]);
+    command.arg("--target-dir").arg(target);
     if output.ends_with("release") {
         command.arg("--release");
     }
     let status = command.current_dir(repository()).status().expect("cargo can be started");
-    assert!(status.success(), "building the programs under test failed: {status}");
+    assert!(status.success(), "building {package} failed: {status}");
 }

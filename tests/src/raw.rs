@@ -9,9 +9,10 @@ use std::path::Path;
 use gpu_broker_protocol::codec::{self, MapFds};
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, object_flag};
 use gpu_broker_protocol::message::{
-    BufferCreate, BufferOf, BufferWait, ContextCreate, ContextCreated, Event, ExecbufReply, Hello,
-    HelloReply,
+    BufferCreate, BufferOf, BufferWait, ContextCreate, ContextCreated, ContextParamRequest, Event,
+    ExecbufReply, Hello, HelloReply,
 };
+use gpu_broker_protocol::param::{ContextParam, number};
 use gpu_broker_protocol::refusal::RefusalBody;
 use gpu_broker_protocol::status::{StatusPage, StatusQuery};
 use gpu_broker_protocol::{
@@ -280,6 +281,16 @@ impl Raw {
             panic!("CONTEXT_CREATE was answered as something else")
         };
         context
+    }
+
+    /// Says whether the context's work goes on when the session has ended.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn set_persistence(&mut self, context: ContextId, yes: bool) {
+        let param = ContextParam::scalar(number::PERSISTENCE, yes.into());
+        let set = Request::ContextSetParam(ContextParamRequest { context, param });
+        assert!(matches!(self.call(set).reply(), Reply::ContextSetParam(_)));
     }
 
     /// A buffer with its memory at hand.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, flag};
 use gpu_broker_protocol::message::{ContextDestroy, ContextParamRequest};
-use gpu_broker_protocol::param::ContextParam;
+use gpu_broker_protocol::param::{ContextParam, number};
 use gpu_broker_protocol::{Reply, Request};
 
 use crate::batch::Batch;
@@ -76,8 +76,8 @@ fn work(socket: &Path, rounds: &AtomicU64, stop: &AtomicBool) {
     let mut value = 0;
     while !stop.load(Ordering::Relaxed) {
         let context = client.create_context();
-        let priority = ContextParam::priority(-1);
-        let set = Request::ContextSetParam(ContextParamRequest { context, param: priority });
+        let recoverable = ContextParam::scalar(number::RECOVERABLE, 1);
+        let set = Request::ContextSetParam(ContextParamRequest { context, param: recoverable });
         assert!(matches!(client.call(set).reply(), Reply::ContextSetParam(_)));
         for ring in RINGS {
             value += 1;

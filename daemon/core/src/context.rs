@@ -136,7 +136,6 @@ pub(crate) struct Live<H: Hands> {
     pub(crate) hangs: HangHistory,
     flags: AtomicU8,
     priority: AtomicI32,
-    hangcheck: bool,
     /// `None` only while it is being dropped.
     device: Option<H::Context>,
     hands: Arc<H>,
@@ -150,14 +149,13 @@ pub(crate) struct Parts<'a, H: Hands> {
     pub(crate) by: MaterialisedBy,
     pub(crate) proto: &'a Proto<H>,
     pub(crate) vm: Arc<Vm<H>>,
-    pub(crate) hangcheck: bool,
     pub(crate) device: H::Context,
     pub(crate) hands: Arc<H>,
 }
 
 impl<H: Hands> Live<H> {
     pub(crate) fn new(parts: Parts<'_, H>) -> Self {
-        let Parts { tag, by, proto, vm, hangcheck, device, hands } = parts;
+        let Parts { tag, by, proto, vm, device, hands } = parts;
         Self {
             tag,
             by,
@@ -169,7 +167,6 @@ impl<H: Hands> Live<H> {
             hangs: HangHistory::new(),
             flags: AtomicU8::new(proto.flags.to_bits()),
             priority: AtomicI32::new(proto.priority),
-            hangcheck,
             device: Some(device),
             hands,
             vm,
@@ -231,10 +228,10 @@ impl<H: Hands> Live<H> {
 }
 
 impl<H: Hands> Drop for Live<H> {
-    /// Rule table §9: persistent work runs to completion as long as hangs are looked for; all else
-    /// is revoked.
+    /// Rule table §9: persistent work runs to completion, all else is revoked. That nothing persists
+    /// where hangs are not looked for needs no test here: it cannot be set there.
     fn drop(&mut self) {
-        let cancel = !(self.flags().persistent && self.hangcheck);
+        let cancel = !self.flags().persistent;
         if let Some(device) = self.device.take() {
             self.hands.close_context(device, cancel);
         }

@@ -226,9 +226,8 @@ impl<H: Hands> Session<H> {
             error_capture: !proto.flags.no_error_capture,
             single_timeline: proto.timeline.is_some(),
         })?;
-        let hangcheck = self.caps.hangcheck;
         let hands = Arc::clone(&self.hands);
-        Ok(Live::new(Parts { tag, by, proto, vm, hangcheck, device, hands }))
+        Ok(Live::new(Parts { tag, by, proto, vm, device, hands }))
     }
 
     /// A submission has ended that the device had not answered as done; `tag` is that of its

@@ -204,15 +204,18 @@ fn a_repeat_offender_is_banned() {
 #[test]
 fn sessions_that_leave_with_work_under_way() {
     attack(Builder::new(), |daemon| {
-        for round in 0..10 {
-            let mut culprit = Culprit::new(daemon);
-            let batch = if round % 2 == 0 {
+        for round in 0..20 {
+            let endless = if round % 2 == 0 {
                 Batch::new().arbitration_point().jump(BATCH)
             } else {
                 Batch::new().wait_equal(OWN, 1).end()
             };
-            for ring in [RENDER, COPY] {
-                let _fence = culprit.submit(ring, &batch).executed();
+            let ring = if round % 4 < 2 { RENDER } else { COPY };
+            let mut culprit = Culprit::new(daemon);
+            // The last ones go on until they are found to have no end, twenty seconds later.
+            culprit.client.set_persistence(culprit.context, round >= 16);
+            for _ in 0..10 {
+                let _fence = culprit.submit(ring, &endless).executed();
             }
             // The handle goes, the memory stays for as long as the engine reads it.
             let close = Request::BufferClose(BufferOf { buffer: culprit.batch.id });
@@ -239,6 +242,7 @@ fn a_batch_rewritten_while_it_runs() {
         let endless = Batch::new().noops(1000).arbitration_point().jump(BATCH);
         for round in 0..8_u64 {
             let mut culprit = Culprit::new(daemon);
+            culprit.client.set_persistence(culprit.context, false);
             let _fence = culprit.submit(RENDER, &endless).executed();
             for step in 0..2000_u64 {
                 // A prime stride visits every dword, in no order that a batch would have.

@@ -14,6 +14,8 @@ fn main() {
     let mut fences = Vec::new();
     for ring in 1..=4 {
         let context = client.create_context();
+        // What is left running is to end with the process, not at its time limit.
+        client.set_persistence(context, false);
         let (batch, waiting) = (client.create_buffer(4096), client.create_buffer(4096));
         let (loop_at, wait_at) = (0x10_0000, 0x20_0000);
         batch.write(0, &Batch::new().arbitration_point().jump(loop_at).bytes());

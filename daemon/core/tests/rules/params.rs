@@ -357,6 +357,11 @@ fn sseu_values() {
     rig.set(0, ContextParam::sseu(sseu(RCS, 0, (3, 0xff), (8, 8)))).unwrap();
     rig.set(0, ContextParam::sseu(sseu(RCS, 0, (2, 0x0f), (8, 8)))).unwrap();
     refused!(SseuValue, rig.set(0, ContextParam::sseu(sseu(RCS, 0, (3, 0x0f), (8, 8)))));
+    // More than four subslices cannot be counted unless they are even.
+    let seven = gpu_broker_core::SseuTopology { subslice_mask: 0x7f, ..icl().sseu };
+    let rig = rig_with(Capabilities { sseu: seven, ..icl() }, NOBODY);
+    refused!(SseuValue, rig.set(0, ContextParam::sseu(sseu(RCS, 0, (1, 0x7f), (8, 8)))));
+    rig.set(0, ContextParam::sseu(sseu(RCS, 0, (1, 0x07), (8, 8)))).unwrap();
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! The C library, from C.
+
+use std::path::Path;
+use std::process::Command;
+
+use gpu_broker_tests::{Daemon, binaries};
+
+fn compile(directory: &Path) -> std::path::PathBuf {
+    let library = binaries::c_library();
+    let capi = binaries::repository().join("client-lib/capi");
+    let program = directory.join("fill");
+    let output = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(capi.join("examples/fill.c"))
+        .arg("-I")
+        .arg(capi.join("include"))
+        .arg(&library)
+        .output()
+        .expect("a C compiler is installed (Debian: apt-get install gcc libc6-dev)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The library is linked by its SONAME, so the loader looks for that name.
+    let soname = soname(&program);
+    if !directory.join(&soname).exists() {
+        std::os::unix::fs::symlink(&library, directory.join(&soname)).expect("it is ours");
+    }
+    program
+}
+
+/// The name under which the program asks for the library.
+fn soname(program: &Path) -> String {
+    let bytes = std::fs::read(program).expect("it was just built");
+    let name = b"libgpu_broker.so";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("it is linked");
+    let end = bytes[at..].iter().position(|byte| *byte == 0).expect("strings end");
+    String::from_utf8(bytes[at..at + end].to_vec()).expect("ASCII")
+}
+
+#[test]
+fn the_example_compiles_and_fills() {
+    let mut daemon = Daemon::start();
+    let before = daemon.footprint();
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let program = compile(directory.path());
+    let output = Command::new(&program)
+        .arg(daemon.socket())
+        .env("LD_LIBRARY_PATH", directory.path())
+        .output()
+        .expect("it was just built");
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    assert!(said.contains("stored 0x600dcafe"), "{said}");
+    daemon.settles_to(&before);
+    daemon.assert_unharmed();
+
+    // Without a daemon it says what is wrong, and fails.
+    let output = Command::new(&program)
+        .arg(directory.path().join("nothing.sock"))
+        .env("LD_LIBRARY_PATH", directory.path())
+        .output()
+        .expect("it was just built");
+    assert!(!output.status.success());
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(complained.contains("nothing.sock"), "{complained}");
+}
