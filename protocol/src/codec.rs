@@ -12,8 +12,8 @@ use crate::header::{Header, HeaderFlags, Opcode};
 use crate::limits::BODY_BYTES_MAX;
 use crate::message::*;
 use crate::object::*;
-use crate::syncobj::*;
 use crate::refusal::{Refusal, RefusalBody};
+use crate::syncobj::*;
 use crate::violation::Violation;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<BODY_BYTES_MAX>> =
@@ -213,7 +213,8 @@ pub fn encode_request(
 /// Appends an EXECBUF as a whole message.
 ///
 /// # Errors
-/// [`Violation::TooLong`] when it does not fit in a message.
+/// [`Violation::TooLong`] when it does not fit in a message; [`Violation::Malformed`] when the
+/// extensions own another number of points than there are, which no daemon could take apart.
 pub fn encode_execbuf(
     seq: u32,
     head: &execbuf::ExecbufHead,
@@ -221,6 +222,9 @@ pub fn encode_execbuf(
     out: &mut Vec<u8>,
 ) -> Result<(), Violation> {
     let header = Header { opcode: Opcode::Execbuf as u16, flags: 0, seq };
+    if !lists.agree() {
+        return Err(Violation::Malformed);
+    }
     message(out, header, |out| {
         execbuf::encode(head, lists, out);
         Ok(())

@@ -230,6 +230,16 @@ pub struct ExecbufLists<'a> {
     pub relocations: &'a [Relocation],
 }
 
+impl ExecbufLists<'_> {
+    /// Whether the extensions own exactly the points there are. Nothing could take lists apart
+    /// that do not agree.
+    #[must_use]
+    pub fn agree(&self) -> bool {
+        let owned = self.extensions.iter().map(|extension| u64::from(extension.entry_count));
+        owned.sum::<u64>() == self.points.len() as u64
+    }
+}
+
 /// A decoded EXECBUF, borrowing the copied body.
 #[derive(Clone, Copy, Debug)]
 pub struct Execbuf<'a> {
@@ -263,8 +273,7 @@ impl<'a> Execbuf<'a> {
             if u32_at(extension, 36) != 0 {
                 return Err(Violation::Malformed);
             }
-            point_count =
-                point_count.checked_add(u32_at(extension, 32)).ok_or(Violation::Short)?;
+            point_count = point_count.checked_add(u32_at(extension, 32)).ok_or(Violation::Short)?;
         }
         let (points, rest) = take::<POINT_BYTES>(rest, point_count)?;
         let (relocations, rest) = take::<RELOCATION_BYTES>(rest, u32_at(fixed, 44))?;
@@ -326,7 +335,9 @@ impl<'a> Execbuf<'a> {
         })
     }
 
-    /// The objects' relocations, in their order.
+    /// The objects' relocations, in their order: each object owns the next `relocation_count` of
+    /// them. That the objects' counts add up to this list is the caller's to check; it is a rule
+    /// that is refused, not a breach of the layout.
     pub fn relocations(&self) -> impl ExactSizeIterator<Item = Relocation> + Clone + use<'a> {
         self.relocations.iter().map(|b| Relocation {
             target: u32_at(b, 0),
@@ -356,7 +367,7 @@ fn count_of<T>(list: &[T]) -> [u8; 4] {
     u32::try_from(list.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// Appends a request's body.
+/// Appends a request's body. The lists are written as they stand; see [`ExecbufLists::agree`].
 pub fn encode(head: &ExecbufHead, lists: &ExecbufLists<'_>, out: &mut Vec<u8>) {
     let mut fixed = [0; FIXED_BYTES];
     fixed[0..4].copy_from_slice(&head.context.to_le_bytes());

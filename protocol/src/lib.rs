@@ -29,7 +29,7 @@ pub mod version;
 pub mod violation;
 
 pub use header::{Header, HeaderFlags, Opcode};
-pub use ids::{BufferId, ContextId, SessionId, VmId};
+pub use ids::{BufferId, ContextId, SessionId, SyncobjId, VmId};
 pub use message::{FdSlot, Reply, Request};
 pub use refusal::{Reason, Refusal};
 pub use violation::{Epitaph, EpitaphCode, Violation};

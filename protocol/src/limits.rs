@@ -28,13 +28,14 @@ pub const BUFFERS_PER_SESSION_MAX: u32 = 16 * 1024;
 pub const BUFFER_BYTES_MAX: u64 = 1 << 34;
 /// Bytes of all buffers of one session.
 pub const BUFFER_MEMORY_PER_SESSION_BYTES_MAX: u64 = 1 << 36;
-/// Objects of one EXECBUF. What fits in a message beside the header and the fixed part.
+/// Objects of one EXECBUF. As many fit in a message beside the header and the fixed part; other
+/// lists share that room.
 pub const OBJECTS_PER_EXECBUF_MAX: u32 = 1024;
 /// Requests accepted by EXECBUF and not completed yet, per session.
 pub const SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX: u32 = 4096;
 /// Syncobjs of one session.
 pub const SYNCOBJS_PER_SESSION_MAX: u32 = 16 * 1024;
-/// Syncobjs one request may name.
+/// Syncobjs one request may name, with a point for each.
 pub const SYNCOBJS_PER_REQUEST_MAX: usize = 2048;
 /// Points of one syncobj's timeline that are not signalled yet.
 pub const TIMELINE_POINTS_PENDING_MAX: usize = 4096;
@@ -44,7 +45,7 @@ pub const SYNCOBJ_EXPORTS_PER_SESSION_MAX: u32 = 256;
 pub const QUERY_ITEMS_MAX: usize = 64;
 /// Fences of one EXECBUF, array and timelines together.
 pub const FENCES_PER_EXECBUF_MAX: usize = 1024;
-/// Relocations of one EXECBUF.
+/// Relocations of one EXECBUF. As many fit in a message beside a few dozen objects.
 pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
 /// Replies a session may be owed later (waits that have not ended).
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
@@ -58,10 +59,43 @@ pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// Unit of buffer sizes and GPU addresses, in bytes.
 pub const PAGE_BYTES: u64 = 4096;
 
-const _: () = assert!(
-    crate::execbuf::FIXED_BYTES + OBJECTS_PER_EXECBUF_MAX as usize * crate::execbuf::OBJECT_BYTES
-        <= BODY_BYTES_MAX
-);
+// What a request may name fits in a message, and so does the answer, so that a client that stays
+// within the limits is never hung up on, and the daemon never owes a reply it cannot send.
+const _: () = {
+    use crate::execbuf::{
+        EXTENSION_BYTES, FENCE_BYTES, FIXED_BYTES, OBJECT_BYTES, POINT_BYTES, RELOCATION_BYTES,
+    };
+    let objects = OBJECTS_PER_EXECBUF_MAX as usize;
+    assert!(FIXED_BYTES + objects * OBJECT_BYTES <= BODY_BYTES_MAX);
+    assert!(8 + objects * 8 <= BODY_BYTES_MAX, "EXECBUF's reply: an address for each object");
+    // Beside the other lists there is room for the one or two objects every batch has.
+    let batch = FIXED_BYTES + 2 * OBJECT_BYTES;
+    assert!(batch + FENCES_PER_EXECBUF_MAX * FENCE_BYTES <= BODY_BYTES_MAX);
+    let nodes = EXTENSIONS_PER_CHAIN_MAX * EXTENSION_BYTES;
+    assert!(batch + nodes + FENCES_PER_EXECBUF_MAX * POINT_BYTES <= BODY_BYTES_MAX);
+    assert!(batch + RELOCATIONS_PER_EXECBUF_MAX * RELOCATION_BYTES <= BODY_BYTES_MAX);
+    // SYNCOBJ_WAIT: two lists, a byte that says there are points, flags and deadline.
+    assert!(
+        8 + SYNCOBJS_PER_REQUEST_MAX * 4 + 1 + 8 + SYNCOBJS_PER_REQUEST_MAX * 8 + 12
+            <= BODY_BYTES_MAX
+    );
+    assert!(8 + SYNCOBJS_PER_REQUEST_MAX * 8 <= BODY_BYTES_MAX, "SYNCOBJ_QUERY's reply");
+    assert!(4 + 8 + QUERY_ITEMS_MAX * 12 <= BODY_BYTES_MAX);
+};
+// One too many fits as well, so that it is refused with an errno and not taken for a breach.
+const _: () = {
+    use crate::execbuf::{FIXED_BYTES, OBJECT_BYTES, RELOCATION_BYTES};
+    assert!(FIXED_BYTES + (OBJECTS_PER_EXECBUF_MAX as usize + 1) * OBJECT_BYTES <= BODY_BYTES_MAX);
+    assert!(
+        FIXED_BYTES + OBJECT_BYTES + (RELOCATIONS_PER_EXECBUF_MAX + 1) * RELOCATION_BYTES
+            <= BODY_BYTES_MAX
+    );
+    // CONTEXT_CREATE with nodes that set a scalar, 56 bytes each; an engine map's slots.
+    assert!(4 + 8 + (EXTENSIONS_PER_CHAIN_MAX + 1) * 56 <= BODY_BYTES_MAX);
+    assert!(4 + 12 + 4 + 8 + (ENGINE_SLOTS_MAX + 1) * 4 + 8 <= BODY_BYTES_MAX);
+};
+const _: () = assert!(SYNCOBJS_PER_REQUEST_MAX <= SYNCOBJS_PER_SESSION_MAX as usize);
+const _: () = assert!(OBJECTS_PER_EXECBUF_MAX <= BUFFERS_PER_SESSION_MAX);
 const _: () = assert!(BUFFER_BYTES_MAX <= BUFFER_MEMORY_PER_SESSION_BYTES_MAX);
 const _: () = assert!(BUFFER_BYTES_MAX.is_multiple_of(PAGE_BYTES));
 const _: () = assert!(ENGINE_SLOTS_MAX <= 64, "execbuf selects a slot with six bits");

@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
-use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
 use crate::object::*;
+use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
 use crate::status::{StatusPage, StatusQuery};
 use crate::syncobj::*;
 use crate::violation::Epitaph;
