@@ -270,6 +270,28 @@ reasons! {
     /// §17
     WaitTimeout = 304, ETIME, "wait-timeout", "the buffer was still busy when the time was over";
 
+    /// GEM_CREATE_EXT's placement list
+    BufferRegions = 305, EINVAL, "buffer-regions",
+        "a buffer lives in system memory, named exactly once, and nowhere else";
+    /// §17 SET_DOMAIN
+    BufferDomain = 310, EINVAL, "buffer-domain",
+        "only CPU domains can be asked for, and the write domain must be the read domain";
+    /// PREAD, PWRITE
+    BufferRange = 311, EINVAL, "buffer-range", "the range lies outside the buffer";
+    /// §17 SET_CACHING
+    BufferCaching = 312, EINVAL, "buffer-caching", "the caching modes are 0, 1 and 2";
+    /// §17: not on discrete or newer devices.
+    BufferUnsupported = 313, ENODEV, "buffer-unsupported",
+        "the device does not offer this for its buffers";
+    /// SET_TILING
+    BufferTiling = 314, EINVAL, "buffer-tiling",
+        "the device cannot tile with this mode and stride";
+    /// MADVISE
+    BufferAdvice = 315, EINVAL, "buffer-advice", "the advice is 0 or 1";
+    /// PRIME_HANDLE_TO_FD
+    BufferExportFlags = 316, EINVAL, "buffer-export-flags",
+        "only CLOEXEC and RDWR are flags of a buffer's export";
+
     // 400..: EXECBUF (§13)
     /// §13.1
     ExecCount = 400, EINVAL, "exec-count", "a submission has at least one and at most the limit's objects";
@@ -328,6 +350,56 @@ reasons! {
     /// The request uses a part of EXECBUF this version of the daemon does not do.
     ExecUnsupported = 422, EINVAL, "exec-unsupported",
         "this daemon does not offer that part of EXECBUF; see the feature bits of HELLO";
+    /// §13.22
+    RelocationsMissing = 423, EFAULT, "relocations-missing",
+        "an object has more relocations than came with the submission";
+    /// §13.3
+    ExecFences = 424, EINVAL, "exec-fences",
+        "a fence entry has flags that do not exist, or there are too many of them";
+    /// §13.3
+    ExecFenceEmpty = 425, EINVAL, "exec-fence-empty",
+        "a syncobj to wait for holds no fence, or not the point";
+    /// §13.3
+    ExecFencePoint = 426, EINVAL, "exec-fence-point",
+        "one submission cannot wait for a point of a timeline and signal it";
+
+    // 520..: syncobjs
+    /// Flags that a syncobj request does not have.
+    SyncobjFlags = 520, EINVAL, "syncobj-flags", "the syncobj request has flags that do not exist";
+    /// Unknown handle.
+    NoSuchSyncobj = 521, ENOENT, "no-such-syncobj", "no syncobj of this session has that handle";
+    /// Unknown handle where the kernel says EINVAL.
+    SyncobjHandle = 522, EINVAL, "syncobj-handle", "no syncobj of this session has that handle";
+    /// None, or too many.
+    SyncobjCount = 523, EINVAL, "syncobj-count",
+        "the request must name at least one syncobj and at most the limit's";
+    /// Too many syncobjs.
+    SyncobjLimit = 524, ENOMEM, "syncobj-limit",
+        "the session has as many syncobjs as it may; destroy one first";
+    /// Nothing was put in.
+    SyncobjEmpty = 525, EINVAL, "syncobj-empty", "the syncobj holds no fence, or not the point";
+    /// The wait's time is over.
+    SyncobjTimeout = 526, ETIME, "syncobj-timeout",
+        "the syncobjs were not signalled when the time was over";
+    /// Points must go with the objects.
+    SyncobjPoints = 527, EINVAL, "syncobj-points", "there must be one point for each syncobj";
+    /// A point where none is taken.
+    SyncobjPoint = 528, EINVAL, "syncobj-point",
+        "a point goes only with a fence of a timeline; see SYNC_FILE and TIMELINE";
+
+    // 600..: asking the device
+    /// §17 GETPARAM
+    DeviceParamUnknown = 600, EINVAL, "device-param-unknown",
+        "the device has no parameter with that number";
+    /// §17 GETPARAM
+    DeviceParamGone = 601, ENODEV, "device-param-gone",
+        "this parameter is obsolete or the device lacks what it tells of";
+    /// §17 QUERY
+    QueryFlags = 602, EINVAL, "query-flags",
+        "a query has no flags of its own and no item with number 0";
+    /// REG_READ
+    RegisterUnknown = 603, EINVAL, "register-unknown",
+        "only the render engine's timestamp can be read";
 }
 
 /// An answer of "no". The session goes on.
