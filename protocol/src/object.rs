@@ -6,6 +6,52 @@ use serde::{Deserialize, Serialize};
 use crate::ids::BufferId;
 use crate::param::EngineId;
 
+/// Domains of SET_DOMAIN.
+pub mod domain {
+    /// The CPU, through its caches.
+    pub const CPU: u32 = 0x1;
+    /// The CPU, through the aperture.
+    pub const GTT: u32 = 0x40;
+    /// The CPU, write-combining.
+    pub const WC: u32 = 0x80;
+}
+
+/// Modes of SET_CACHING.
+pub mod caching {
+    /// The GPU does not snoop the CPU's caches.
+    pub const NONE: u32 = 0;
+    /// It does.
+    pub const CACHED: u32 = 1;
+    /// As display engines want it.
+    pub const DISPLAY: u32 = 2;
+}
+
+/// Modes of SET_TILING.
+pub mod tiling {
+    /// Linear.
+    pub const NONE: u32 = 0;
+    /// X tiles: 512 bytes by 8 rows.
+    pub const X: u32 = 1;
+    /// Y tiles: 128 bytes by 32 rows.
+    pub const Y: u32 = 2;
+}
+
+/// Advice of MADVISE.
+pub mod advice {
+    /// The memory must stay, or come back.
+    pub const WILL_NEED: u32 = 0;
+    /// The memory may be dropped.
+    pub const DONT_NEED: u32 = 1;
+}
+
+/// Flags of BUFFER_EXPORT.
+pub mod export_flag {
+    /// The fd is close-on-exec. It always is; the flag is accepted as `DRM_CLOEXEC` is.
+    pub const CLOEXEC: u32 = 0o200_0000;
+    /// The fd can be mapped for writing. It always can (`DRM_RDWR`).
+    pub const RDWR: u32 = 2;
+}
+
 /// i915 GETPARAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GetParam {
