@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 use gpu_broker_protocol::message::Event;
-use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, codec, execbuf};
+use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, codec};
 
 use crate::samples::{self, Sample};
+use crate::submission::Submission;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire/golden.hex");
 
@@ -106,8 +107,8 @@ fn the_golden_bytes_decode_to_what_was_encoded() {
         let event = codec::decode_event(header.opcode, &body);
         assert_eq!(event, Ok(Event::Epitaph(epitaph)));
     }
-    let (head, objects) = samples::execbuf();
-    let (_, body) = body("EXECBUF request".into());
-    let decoded = execbuf::Execbuf::decode(&body).expect("whole");
-    assert_eq!((decoded.head, decoded.objects().collect::<Vec<_>>()), (head, objects));
+    for (name, submission) in samples::execbufs() {
+        let (_, body) = body(format!("{name} request"));
+        assert_eq!(Submission::decode(&body), Ok(submission));
+    }
 }

@@ -1,8 +1,11 @@
 //! Bytes nobody meant well: decoding ends, without a panic and within its memory.
 
-use gpu_broker_protocol::execbuf::{self, Execbuf};
+use gpu_broker_protocol::execbuf::{
+    self, EXTENSION_BYTES, Execbuf, FENCE_BYTES, FIXED_BYTES, OBJECT_BYTES, POINT_BYTES,
+    RELOCATION_BYTES,
+};
 use gpu_broker_protocol::limits::BODY_BYTES_MAX;
-use gpu_broker_protocol::{Header, Opcode, Reply, Request, codec};
+use gpu_broker_protocol::{Header, Opcode, Reply, Request, Violation, codec};
 use proptest::prelude::*;
 
 use crate::golden;
@@ -18,16 +21,80 @@ fn decode_as_everything(opcode: u16, body: &[u8]) -> u64 {
         cost(&|| drop(codec::decode_event(opcode, body))),
         cost(&|| drop(execbuf::decode_reply(body))),
         cost(&|| {
-            let _ = Execbuf::decode(body).map(|execbuf| execbuf.objects().count());
+            let _ = Execbuf::decode(body).map(walk);
         }),
     ]
     .into_iter()
     .fold(0, u64::max)
 }
 
+/// Looks at everything a decoded EXECBUF has.
+fn walk(execbuf: Execbuf<'_>) -> usize {
+    assert!(execbuf.fd_count() <= 1);
+    execbuf.objects().count()
+        + execbuf.fences().count()
+        + execbuf.extensions().count()
+        + execbuf.points().count()
+        + execbuf.relocations().count()
+}
+
 /// What a body may cost: a serde vector reserves up to 1 MiB on the word of its length alone,
 /// grows by doubling, and its elements may be several times larger than their encoding.
 const COST_BYTES_MAX: u64 = 4 << 20;
+
+/// A body of EXECBUF whose counts are what they are, perhaps with the bytes that they ask for.
+fn execbuf_body() -> impl Strategy<Value = Vec<u8>> {
+    let count = || {
+        prop_oneof![
+            4 => 0..4_u32,
+            2 => prop::sample::select([1024, 1 << 16, 1 << 27, 1 << 28, 1 << 29, 1 << 31].as_slice()),
+            1 => any::<u32>(),
+            1 => Just(u32::MAX),
+        ]
+    };
+    let counts = [count(), count(), count(), count()];
+    let nodes = prop::collection::vec(count(), 3);
+    (counts, nodes, any::<bool>(), 0..4096_usize).prop_map(|(counts, nodes, honest, tail)| {
+        let few = |count: u32| if honest { count % 4 } else { count };
+        let mut body = vec![0; FIXED_BYTES];
+        for (place, count) in [4, 36, 40, 44].into_iter().zip(counts) {
+            body[place..place + 4].copy_from_slice(&few(count).to_le_bytes());
+        }
+        let [objects, fences, extensions, _] = counts.map(|count| count as usize % 4);
+        body.resize(FIXED_BYTES + objects * OBJECT_BYTES + fences * FENCE_BYTES, 0);
+        for entries in nodes.into_iter().take(extensions) {
+            let mut node = [0; EXTENSION_BYTES];
+            node[32..36].copy_from_slice(&few(entries).to_le_bytes());
+            body.extend(node);
+        }
+        body.resize(body.len() + tail, 0);
+        body
+    })
+}
+
+fn word(body: &[u8], at: usize) -> Option<u32> {
+    let bytes = body.get(at..at.checked_add(4)?)?;
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// How long the body must be, or `None` when it ends before it says so. In u128, where nothing
+/// overflows.
+fn length_by_its_own_word(body: &[u8]) -> Option<u128> {
+    let word = |at| word(body, at).map(u128::from);
+    let before_nodes =
+        FIXED_BYTES as u128 + word(4)? * OBJECT_BYTES as u128 + word(36)? * FENCE_BYTES as u128;
+    let extensions = word(40)?;
+    let nodes_end = before_nodes + extensions * EXTENSION_BYTES as u128;
+    if nodes_end > body.len() as u128 {
+        return None;
+    }
+    let mut points = 0;
+    for node in 0..extensions {
+        let at = before_nodes + node * EXTENSION_BYTES as u128 + 32;
+        points += word(usize::try_from(at).ok()?)?;
+    }
+    Some(nodes_end + points * POINT_BYTES as u128 + word(44)? * RELOCATION_BYTES as u128)
+}
 
 fn opcode() -> impl Strategy<Value = u16> {
     prop_oneof![
@@ -40,6 +107,33 @@ proptest! {
     #[test]
     fn random_bytes(opcode in opcode(), body in prop::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(decode_as_everything(opcode, &body) <= COST_BYTES_MAX);
+    }
+
+    /// A body is taken apart if, and only if, it is exactly as long as its counts say.
+    #[test]
+    fn counts_of_an_execbuf(body in execbuf_body(), cut: bool) {
+        let mut body = body;
+        let expected = length_by_its_own_word(&body);
+        if let (true, Some(length)) = (cut, expected) {
+            body.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        }
+        let decoded = Execbuf::decode(&body);
+        match expected {
+            Some(length) if length == body.len() as u128 => {
+                let execbuf = decoded.expect("it is as long as it says");
+                let said = |at| word(&body, at).expect("decoded") as usize;
+                prop_assert_eq!(execbuf.objects().count(), said(4));
+                prop_assert_eq!(execbuf.fences().count(), said(36));
+                prop_assert_eq!(execbuf.extensions().count(), said(40));
+                prop_assert_eq!(execbuf.relocations().count(), said(44));
+                let owned: u32 = execbuf.extensions().map(|node| node.entry_count).sum();
+                prop_assert_eq!(execbuf.points().count(), owned as usize);
+            }
+            Some(length) if length < body.len() as u128 => {
+                prop_assert_eq!(decoded.err(), Some(Violation::Trailing));
+            }
+            _ => prop_assert_eq!(decoded.err(), Some(Violation::Short)),
+        }
     }
 
     /// Real messages with a few bytes changed come further than random bytes.
@@ -82,9 +176,16 @@ fn the_longest_bodies_stay_within_their_cost() {
         (Opcode::VmCreate, vec![0; 4]),
         (Opcode::ContextCreate, vec![0; 4]),
         (Opcode::Hello, vec![0; 14]),
+        (Opcode::BufferCreate, [[0; 12].as_slice(), &[1]].concat()),
+        (Opcode::Query, vec![0; 4]),
+        (Opcode::SyncobjReset, vec![]),
+        (Opcode::SyncobjWait, vec![]),
+        (Opcode::SyncobjTimelineSignal, vec![]),
+        (Opcode::SyncobjQuery, vec![]),
     ] {
-        // What fits: extensions of 24 bytes each (28 with a variant), or bytes of a name.
-        for element in [1, 24, 28] {
+        // What fits: bytes of a name, names of syncobjs or regions, points, items of a query,
+        // extensions of 24 bytes each (28 with a variant).
+        for element in [1, 4, 8, 12, 24, 28] {
             let count = (BODY_BYTES_MAX - head.len() - 8) / element;
             let mut body = head.clone();
             body.extend((count as u64).to_le_bytes());

@@ -9,3 +9,4 @@ mod roundtrip;
 mod samples;
 mod second;
 mod strategies;
+mod submission;

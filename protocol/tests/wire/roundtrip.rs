@@ -1,10 +1,15 @@
 //! What is encoded decodes to itself, and nothing shorter or longer does.
 
-use gpu_broker_protocol::execbuf::Execbuf;
+use gpu_broker_protocol::codec::MapFds;
+use gpu_broker_protocol::execbuf::{ExecExtension, ExecPoint};
+use gpu_broker_protocol::message::*;
+use gpu_broker_protocol::object::{BufferExported, BufferImport};
+use gpu_broker_protocol::syncobj::{SyncobjExported, SyncobjImport};
 use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, Violation, codec};
 use proptest::prelude::*;
 
 use crate::strategies;
+use crate::submission::Submission;
 
 proptest! {
     #[test]
@@ -28,14 +33,12 @@ proptest! {
     }
 
     #[test]
-    fn execbufs((head, objects) in strategies::execbuf(), seq: u32) {
+    fn execbufs(submission in strategies::execbuf(), seq: u32) {
         let mut packet = Vec::new();
-        prop_assert_eq!(codec::encode_execbuf(seq, &head, &objects, &mut packet), Ok(()));
+        prop_assert_eq!(submission.encode(seq, &mut packet), Ok(()));
         let (header, body) = Header::split(&packet).expect("a header");
         prop_assert_eq!(header, Header { opcode: Opcode::Execbuf as u16, flags: 0, seq });
-        let decoded = Execbuf::decode(body).expect("whole");
-        prop_assert_eq!(decoded.head, head);
-        prop_assert_eq!(decoded.objects().collect::<Vec<_>>(), objects);
+        prop_assert_eq!(Submission::decode(body), Ok(submission));
     }
 
     #[test]
@@ -57,22 +60,100 @@ proptest! {
 
     #[test]
     fn an_execbuf_that_is_cut_or_lengthened_is_a_violation(
-        (head, objects) in strategies::execbuf(), cut: prop::sample::Index, extra: u8,
+        submission in strategies::execbuf(), cut: prop::sample::Index, extra: u8,
     ) {
         let mut packet = Vec::new();
-        codec::encode_execbuf(1, &head, &objects, &mut packet).expect("it fits");
+        submission.encode(1, &mut packet).expect("it fits");
         let mut body = packet.split_off(8);
         let cut = cut.index(body.len());
-        prop_assert_eq!(Execbuf::decode(&body[..cut]).err(), Some(Violation::Short));
+        prop_assert_eq!(Submission::decode(&body[..cut]), Err(Violation::Short));
         body.push(extra);
-        prop_assert_eq!(Execbuf::decode(&body).err(), Some(Violation::Trailing));
+        prop_assert_eq!(Submission::decode(&body), Err(Violation::Trailing));
+    }
+
+    /// Fds are taken out and put back in the order of the fields, all of them, and nothing else
+    /// about the message changes.
+    #[test]
+    fn fds_are_numbered_in_order(request in strategies::request(), reply in strategies::reply()) {
+        prop_assert_eq!(renumbered(request.clone(), request_fds), Ok(request));
+        prop_assert_eq!(renumbered(reply.clone(), reply_fds), Ok(reply));
+    }
+}
+
+/// Numbers the fds of a message, checks that `named` finds them numbered in order, and takes them
+/// out again.
+fn renumbered<M>(message: M, named: impl FnOnce(&M::Over<u32>) -> Vec<u32>) -> Result<M, Violation>
+where
+    M: MapFds<FdSlot>,
+    M::Over<u32>: MapFds<u32, Over<FdSlot> = M>,
+{
+    let mut count = 0;
+    let numbered = message.map_fds(|FdSlot| {
+        count += 1;
+        Ok(count)
+    })?;
+    assert_eq!(named(&numbered), (1..=count).collect::<Vec<u32>>());
+    let mut taken = 0;
+    numbered.map_fds(|number| {
+        taken += 1;
+        assert_eq!(number, taken);
+        Ok(FdSlot)
+    })
+}
+
+/// The fds of a request, in the order WIRE.md lists the fields.
+fn request_fds(request: &Request<u32>) -> Vec<u32> {
+    if let Request::Ping(Ping { fd: Some(fd), .. })
+    | Request::FenceStatus(FenceStatusQuery { fd })
+    | Request::BufferImport(BufferImport { fd })
+    | Request::SyncobjImport(SyncobjImport { fd, .. }) = request
+    {
+        vec![*fd]
+    } else if let Request::FenceMerge(FenceMerge { first, second }) = request {
+        vec![*first, *second]
+    } else {
+        vec![]
+    }
+}
+
+fn reply_fds(reply: &Reply<u32>) -> Vec<u32> {
+    if let Reply::Ping(Ping { fd: Some(fd), .. })
+    | Reply::BufferMap(BufferMapped { fd, .. })
+    | Reply::BufferExport(BufferExported { fd })
+    | Reply::Execbuf(ExecbufReply { fence: Some(fd), .. })
+    | Reply::FenceMerge(Fence { fd })
+    | Reply::SyncobjExport(SyncobjExported { fd }) = reply
+    {
+        vec![*fd]
+    } else {
+        vec![]
+    }
+}
+
+#[test]
+fn points_that_no_extension_owns_are_not_sent() {
+    let node = |entry_count| ExecExtension { entry_count, ..ExecExtension::default() };
+    let submission = |extensions, points: usize| Submission {
+        extensions,
+        points: vec![ExecPoint::default(); points],
+        ..Submission::default()
+    };
+    for (extensions, points, result) in [
+        (vec![], 0, Ok(())),
+        (vec![node(2), node(0), node(1)], 3, Ok(())),
+        (vec![], 1, Err(Violation::Malformed)),
+        (vec![node(2)], 1, Err(Violation::Malformed)),
+        (vec![node(u32::MAX), node(2)], 1, Err(Violation::Malformed)),
+    ] {
+        let mut packet = vec![7];
+        assert_eq!(submission(extensions, points).encode(1, &mut packet), result);
+        assert_eq!(packet.len() > 1, result.is_ok(), "nothing is left in the buffer");
     }
 }
 
 #[test]
 fn a_message_that_is_too_long_leaves_the_buffer_as_it_was() {
     use gpu_broker_protocol::limits::{BODY_BYTES_MAX, MESSAGE_BYTES_MAX};
-    use gpu_broker_protocol::message::Hello;
     let hello = |length: usize| {
         let client_name = "x".repeat(length);
         Request::Hello(Hello { major: 1, minor_min: 0, minor_max: 0, features: 0, client_name })

@@ -1,6 +1,5 @@
 //! One of every message, with every variant somewhere. The bytes of each are in `golden.hex`.
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, flag, object_flag};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::{Reason, Refusal};
@@ -9,18 +8,65 @@ use gpu_broker_protocol::version::feature;
 use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
 use gpu_broker_protocol::*;
 
+mod objects;
+mod submissions;
+
+use crate::submission::Submission;
+
 /// A message and what it is called in `golden.hex`.
 pub(crate) struct Sample {
     pub(crate) name: &'static str,
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Messages that were added together. A round that is finished is not added to, and the rounds
+/// stay in order: then no message's bytes change, not even its number.
+struct Round {
+    requests: Vec<(&'static str, Request<FdSlot>)>,
+    execbufs: Vec<(&'static str, Submission)>,
+    replies: Vec<(&'static str, Reply<FdSlot>)>,
+    refusals: Vec<(&'static str, Opcode, Refusal)>,
+    epitaphs: Vec<Epitaph>,
+}
+
+fn rounds() -> [Round; 2] {
+    let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
+    let first = Round {
+        requests: [
+            session_requests(),
+            context_requests(),
+            vm_requests(),
+            objects::first_requests(),
+        ]
+        .concat(),
+        execbufs: vec![("EXECBUF", submissions::plain())],
+        replies: [session_replies(), context_replies(), objects::first_replies()].concat(),
+        refusals: vec![("refusal of CONTEXT_SETPARAM", Opcode::ContextSetParam, refusal)],
+        epitaphs: epitaphs(),
+    };
+    let second = Round {
+        requests: objects::second_requests(),
+        execbufs: vec![("EXECBUF with every list", submissions::with_every_list())],
+        replies: objects::second_replies(),
+        refusals: vec![],
+        epitaphs: vec![],
+    };
+    [first, second]
+}
+
 /// Every request but EXECBUF; more than one of those with variants.
 pub(crate) fn requests() -> Vec<(&'static str, Request<FdSlot>)> {
-    let mut all = session_requests();
-    all.extend(context_requests());
-    all.extend(object_requests());
-    all
+    rounds().map(|round| round.requests).concat()
+}
+
+/// Every EXECBUF.
+pub(crate) fn execbufs() -> Vec<(&'static str, Submission)> {
+    rounds().map(|round| round.execbufs).concat()
+}
+
+/// Every reply; more than one of those with variants.
+pub(crate) fn replies() -> Vec<(&'static str, Reply<FdSlot>)> {
+    rounds().map(|round| round.replies).concat()
 }
 
 fn session_requests() -> Vec<(&'static str, Request<FdSlot>)> {
@@ -126,30 +172,13 @@ fn engine_map() -> EngineMap {
     }
 }
 
-fn object_requests() -> Vec<(&'static str, Request<FdSlot>)> {
+fn vm_requests() -> Vec<(&'static str, Request<FdSlot>)> {
     let vm_create = VmCreate { flags: 0, extensions: vec![Extension::new(1, ())] };
     let vm_destroy = VmDestroy { vm: VmId(2), flags: 0, extensions: vec![] };
-    let wait = BufferWait { buffer: BufferId(5), flags: 0, timeout_ns: -1 };
-    let buffer = || BufferOf { buffer: BufferId(5) };
     vec![
         ("VM_CREATE", Request::VmCreate(vm_create)),
         ("VM_DESTROY", Request::VmDestroy(vm_destroy)),
-        ("BUFFER_CREATE", Request::BufferCreate(BufferCreate { size: 10_000, flags: 0 })),
-        ("BUFFER_MAP", Request::BufferMap(buffer())),
-        ("BUFFER_CLOSE", Request::BufferClose(buffer())),
-        ("BUFFER_BUSY", Request::BufferBusy(buffer())),
-        ("BUFFER_WAIT", Request::BufferWait(wait)),
-        ("FENCE_STATUS", Request::FenceStatus(FenceStatusQuery { fd: FdSlot })),
-        ("FENCE_MERGE", Request::FenceMerge(FenceMerge { first: FdSlot, second: FdSlot })),
     ]
-}
-
-/// Every reply; more than one of those with variants.
-pub(crate) fn replies() -> Vec<(&'static str, Reply<FdSlot>)> {
-    let mut all = session_replies();
-    all.extend(context_replies());
-    all.extend(object_replies());
-    all
 }
 
 fn device() -> DeviceInfo {
@@ -267,50 +296,9 @@ fn context_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
         ("CONTEXT_GETPARAM of SSEU", Reply::ContextGetParam(ContextParam::sseu(sseu()))),
         ("CONTEXT_GETPARAM of ENGINES", Reply::ContextGetParam(ContextParam::engines(map))),
         ("CONTEXT_RESET_STATS", Reply::ContextResetStats(stats)),
-    ]
-}
-
-fn object_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
-    let fence_state = Reply::FenceStatus;
-    vec![
         ("VM_CREATE", Reply::VmCreate(VmCreated { vm: VmId(2) })),
         ("VM_DESTROY", Reply::VmDestroy),
-        ("BUFFER_CREATE", Reply::BufferCreate(BufferCreated { buffer: BufferId(5), size: 12_288 })),
-        ("BUFFER_MAP", Reply::BufferMap(BufferMapped { offset: 0, size: 12_288, fd: FdSlot })),
-        ("BUFFER_CLOSE", Reply::BufferClose),
-        ("BUFFER_BUSY", Reply::BufferBusy(Busy { busy: 0x1_0001 })),
-        ("BUFFER_WAIT", Reply::BufferWait(Waited { remaining_ns: -1 })),
-        (
-            "EXECBUF",
-            Reply::Execbuf(ExecbufReply { offsets: vec![0x10_0000, 0x20_0000], fence: None }),
-        ),
-        (
-            "EXECBUF with a fence",
-            Reply::Execbuf(ExecbufReply { offsets: vec![], fence: Some(FdSlot) }),
-        ),
-        ("FENCE_STATUS pending", fence_state(FenceState::Pending)),
-        ("FENCE_STATUS signalled", fence_state(FenceState::Signalled)),
-        ("FENCE_STATUS failed", fence_state(FenceState::Failed(5))),
-        ("FENCE_MERGE", Reply::FenceMerge(Fence { fd: FdSlot })),
     ]
-}
-
-/// An EXECBUF of a target, pinned and written, and a batch.
-pub(crate) fn execbuf() -> (ExecbufHead, Vec<ExecObject>) {
-    let head = ExecbufHead {
-        context: 3,
-        flags: 1 | flag::NO_RELOC | flag::HANDLE_LUT | flag::FENCE_OUT,
-        batch_len: 24,
-        ..ExecbufHead::default()
-    };
-    let target = ExecObject {
-        handle: 5,
-        offset: 0x10_0000,
-        flags: object_flag::PINNED | object_flag::WRITE | object_flag::SUPPORTS_48B,
-        ..ExecObject::default()
-    };
-    let batch = ExecObject { handle: 6, flags: object_flag::SUPPORTS_48B, ..ExecObject::default() };
-    (head, vec![target, batch])
 }
 
 /// One epitaph of each code.
@@ -342,22 +330,25 @@ pub(crate) fn all() -> Vec<Sample> {
         encode(seq, &mut bytes).expect("samples fit in a message");
         out.push(Sample { name: name.leak(), bytes });
     };
-    for (name, request) in requests() {
-        add(format!("{name} request"), &|seq, out| codec::encode_request(seq, &request, out));
-    }
-    let (head, objects) = execbuf();
-    add("EXECBUF request".into(), &|seq, out| codec::encode_execbuf(seq, &head, &objects, out));
-    for (name, reply) in replies() {
-        add(format!("{name} reply"), &|seq, out| codec::encode_reply(seq, &reply, out));
-    }
-    let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
-    let opcode = Opcode::ContextSetParam as u16;
-    add("refusal of CONTEXT_SETPARAM".into(), &|seq, out| {
-        codec::encode_refusal(opcode, seq, &refusal, out)
-    });
-    for epitaph in epitaphs() {
-        let name = format!("EPITAPH event {:?}", epitaph.code);
-        add(name, &|_, out| codec::encode_event(&Event::Epitaph(epitaph.clone()), out));
+    for round in rounds() {
+        for (name, request) in round.requests {
+            add(format!("{name} request"), &|seq, out| codec::encode_request(seq, &request, out));
+        }
+        for (name, submission) in round.execbufs {
+            add(format!("{name} request"), &|seq, out| submission.encode(seq, out));
+        }
+        for (name, reply) in round.replies {
+            add(format!("{name} reply"), &|seq, out| codec::encode_reply(seq, &reply, out));
+        }
+        for (name, opcode, refusal) in round.refusals {
+            add(name.to_owned(), &|seq, out| {
+                codec::encode_refusal(opcode as u16, seq, &refusal, out)
+            });
+        }
+        for epitaph in round.epitaphs {
+            let name = format!("EPITAPH event {:?}", epitaph.code);
+            add(name, &|_, out| codec::encode_event(&Event::Epitaph(epitaph.clone()), out));
+        }
     }
     out
 }

@@ -6,11 +6,13 @@
 
 use std::fmt::Debug;
 
+use gpu_broker_protocol::message::ExecbufReply;
 use gpu_broker_protocol::refusal::{Reason, Refusal};
-use gpu_broker_protocol::{Header, Reply, Request, codec};
+use gpu_broker_protocol::{Header, Reply, Request, codec, execbuf};
 use proptest::prelude::*;
 use wincode::{SchemaRead, SchemaWrite};
 
+use crate::submission::Submission;
 use crate::{samples, strategies};
 
 /// Declares structures and enums with what wincode and the comparison need.
@@ -27,6 +29,7 @@ mirror! {
     struct ContextId(u32);
     struct VmId(u32);
     struct BufferId(u32);
+    struct SyncobjId(u32);
     struct EngineId { class: u16, instance: u16 }
     struct Hello { major: u16, minor_min: u16, minor_max: u16, features: u64, client_name: String }
     struct Ping { payload: u64, fd: Option<FdSlot> }
@@ -75,11 +78,43 @@ mirror! {
     struct ContextResetStats { context: ContextId, flags: u32, pad: u32 }
     struct VmCreate { flags: u32, extensions: Vec<empty::Extension> }
     struct VmDestroy { vm: VmId, flags: u32, extensions: Vec<empty::Extension> }
-    struct BufferCreate { size: u64, flags: u32 }
+    struct BufferCreate { size: u64, flags: u32, regions: Option<Vec<EngineId>> }
     struct BufferOf { buffer: BufferId }
     struct BufferWait { buffer: BufferId, flags: u32, timeout_ns: i64 }
     struct FenceStatusQuery { fd: FdSlot }
     struct FenceMerge { first: FdSlot, second: FdSlot }
+    struct GetParam { param: i32 }
+    struct Query { flags: u32, items: Vec<QueryItem> }
+    struct QueryItem { id: u64, flags: u32 }
+    struct RegRead { offset: u64 }
+    struct BufferSetDomain { buffer: BufferId, read_domains: u32, write_domain: u32 }
+    struct BufferAccess { buffer: BufferId, offset: u64, size: u64, write: bool }
+    struct BufferCaching { buffer: BufferId, caching: u32 }
+    struct BufferSetTiling { buffer: BufferId, mode: u32, stride: u32 }
+    struct BufferMadvise { buffer: BufferId, advice: u32 }
+    struct BufferExport { buffer: BufferId, flags: u32 }
+    struct BufferImport { fd: FdSlot }
+    struct SyncobjCreate { flags: u32 }
+    struct SyncobjDestroy { syncobj: SyncobjId, pad: u32 }
+    struct SyncobjArray { syncobjs: Vec<SyncobjId>, pad: u32 }
+    struct SyncobjWait {
+        syncobjs: Vec<SyncobjId>,
+        points: Option<Vec<u64>>,
+        flags: u32,
+        deadline_ns: i64,
+    }
+    struct SyncobjTimelineSignal { syncobjs: Vec<SyncobjId>, points: Vec<u64>, flags: u32 }
+    struct SyncobjQuery { syncobjs: Vec<SyncobjId>, flags: u32 }
+    struct SyncobjTransfer {
+        source: SyncobjId,
+        source_point: u64,
+        target: SyncobjId,
+        target_point: u64,
+        flags: u32,
+        pad: u32,
+    }
+    struct SyncobjExport { syncobj: SyncobjId, flags: u32, point: u64 }
+    struct SyncobjImport { syncobj: SyncobjId, flags: u32, point: u64, fd: FdSlot }
 
     struct HelloReply {
         major: u16,
@@ -174,6 +209,34 @@ mirror! {
     struct Waited { remaining_ns: i64 }
     enum FenceState { Pending, Signalled, Failed(i32) }
     struct Fence { fd: FdSlot }
+    struct ParamAnswer { value: i32 }
+    struct QueryReply { answers: Vec<QueryAnswer> }
+    enum QueryAnswer {
+        Error(i32),
+        Topology(Topology),
+        Engines(Vec<QueriedEngine>),
+        Regions(Vec<MemoryRegion>),
+    }
+    struct Topology {
+        max_slices: u16,
+        max_subslices: u16,
+        max_eus_per_subslice: u16,
+        slice_mask: u64,
+        subslice_masks: Vec<u64>,
+        eu_masks: Vec<u64>,
+    }
+    struct QueriedEngine { engine: EngineId, flags: u64, capabilities: u64, logical_instance: u16 }
+    struct MemoryRegion { class: u16, instance: u16, probed_bytes: u64, unallocated_bytes: u64 }
+    struct Aperture { size: u64, available: u64 }
+    struct RegValue { value: u64 }
+    struct Caching { caching: u32 }
+    struct Tiling { mode: u32, stride: u32, swizzle: u32 }
+    struct Retained { retained: u32 }
+    struct BufferExported { fd: FdSlot }
+    struct SyncobjOf { syncobj: SyncobjId }
+    struct SyncobjWaited { first_signaled: u32 }
+    struct SyncobjPoints { points: Vec<u64> }
+    struct SyncobjExported { fd: FdSlot }
 
     struct RefusalBody { errno: i32, code: u16, name: String, sentence: String }
     struct Epitaph { code: EpitaphCode, text: String }
@@ -219,7 +282,7 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
     match request {
         Request::Hello(body) => agree!(Hello, body),
         Request::Ping(body) => agree!(Ping, body),
-        Request::DeviceQuery => {}
+        Request::DeviceQuery | Request::GetAperture | Request::Throttle => {}
         Request::Status(body) => agree!(StatusQuery, body),
         Request::ContextCreate(body) => agree!(ContextCreate, body),
         Request::ContextDestroy(body) => agree!(ContextDestroy, body),
@@ -230,12 +293,33 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::VmCreate(body) => agree!(VmCreate, body),
         Request::VmDestroy(body) => agree!(VmDestroy, body),
         Request::BufferCreate(body) => agree!(BufferCreate, body),
-        Request::BufferMap(body) | Request::BufferClose(body) | Request::BufferBusy(body) => {
-            agree!(BufferOf, body);
-        }
+        Request::BufferMap(body)
+        | Request::BufferClose(body)
+        | Request::BufferBusy(body)
+        | Request::BufferGetCaching(body)
+        | Request::BufferGetTiling(body) => agree!(BufferOf, body),
         Request::BufferWait(body) => agree!(BufferWait, body),
         Request::FenceStatus(body) => agree!(FenceStatusQuery, body),
         Request::FenceMerge(body) => agree!(FenceMerge, body),
+        Request::GetParam(body) => agree!(GetParam, body),
+        Request::Query(body) => agree!(Query, body),
+        Request::RegRead(body) => agree!(RegRead, body),
+        Request::BufferSetDomain(body) => agree!(BufferSetDomain, body),
+        Request::BufferAccess(body) => agree!(BufferAccess, body),
+        Request::BufferSetCaching(body) => agree!(BufferCaching, body),
+        Request::BufferSetTiling(body) => agree!(BufferSetTiling, body),
+        Request::BufferMadvise(body) => agree!(BufferMadvise, body),
+        Request::BufferExport(body) => agree!(BufferExport, body),
+        Request::BufferImport(body) => agree!(BufferImport, body),
+        Request::SyncobjCreate(body) => agree!(SyncobjCreate, body),
+        Request::SyncobjDestroy(body) => agree!(SyncobjDestroy, body),
+        Request::SyncobjReset(body) | Request::SyncobjSignal(body) => agree!(SyncobjArray, body),
+        Request::SyncobjWait(body) => agree!(SyncobjWait, body),
+        Request::SyncobjTimelineSignal(body) => agree!(SyncobjTimelineSignal, body),
+        Request::SyncobjQuery(body) => agree!(SyncobjQuery, body),
+        Request::SyncobjTransfer(body) => agree!(SyncobjTransfer, body),
+        Request::SyncobjExport(body) => agree!(SyncobjExport, body),
+        Request::SyncobjImport(body) => agree!(SyncobjImport, body),
     }
 }
 
@@ -250,18 +334,159 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::ContextGetParam(body) => agree!(ContextParam, body),
         Reply::ContextResetStats(body) => agree!(ResetStats, body),
         Reply::VmCreate(body) => agree!(VmCreated, body),
-        Reply::BufferCreate(body) => agree!(BufferCreated, body),
+        Reply::BufferCreate(body) | Reply::BufferImport(body) => agree!(BufferCreated, body),
         Reply::BufferMap(body) => agree!(BufferMapped, body),
         Reply::BufferBusy(body) => agree!(Busy, body),
         Reply::BufferWait(body) => agree!(Waited, body),
         Reply::FenceStatus(body) => agree!(FenceState, body),
         Reply::FenceMerge(body) => agree!(Fence, body),
-        // No body, or EXECBUF's fixed layout, which is not this encoding.
-        Reply::ContextDestroy | Reply::VmDestroy | Reply::BufferClose | Reply::Execbuf(_) => {}
+        Reply::GetParam(body) => agree!(ParamAnswer, body),
+        Reply::Query(body) => agree!(QueryReply, body),
+        Reply::GetAperture(body) => agree!(Aperture, body),
+        Reply::RegRead(body) => agree!(RegValue, body),
+        Reply::BufferGetCaching(body) => agree!(Caching, body),
+        Reply::BufferMadvise(body) => agree!(Retained, body),
+        Reply::BufferExport(body) => agree!(BufferExported, body),
+        Reply::SyncobjWait(body) => agree!(SyncobjWaited, body),
+        Reply::SyncobjQuery(body) => agree!(SyncobjPoints, body),
+        Reply::SyncobjExport(body) => agree!(SyncobjExported, body),
+        Reply::BufferSetTiling(body) | Reply::BufferGetTiling(body) => agree!(Tiling, body),
+        Reply::SyncobjCreate(body) | Reply::SyncobjImport(body) => agree!(SyncobjOf, body),
+        Reply::Execbuf(reply) => agree_on_execbuf_reply(reply),
+        // No body.
+        Reply::ContextDestroy
+        | Reply::VmDestroy
+        | Reply::BufferClose
+        | Reply::Throttle
+        | Reply::BufferSetDomain
+        | Reply::BufferAccess
+        | Reply::BufferSetCaching
+        | Reply::SyncobjDestroy
+        | Reply::SyncobjReset
+        | Reply::SyncobjSignal
+        | Reply::SyncobjTimelineSignal
+        | Reply::SyncobjTransfer => {}
     }
 }
 
+// EXECBUF's fixed layout, again from WIRE.md: records without padding, whose bytes are those of
+// structures of fixed-width integers.
+mirror! {
+    struct Fixed {
+        context: u32,
+        buffer_count: u32,
+        flags: u64,
+        batch_start_offset: u32,
+        batch_len: u32,
+        dr1: u32,
+        dr4: u32,
+        num_cliprects: u32,
+        fence_count: u32,
+        extension_count: u32,
+        relocation_count: u32,
+    }
+    struct Object {
+        handle: u32,
+        relocation_count: u32,
+        alignment: u64,
+        offset: u64,
+        flags: u64,
+        pad_to_size: u64,
+        rsvd: u64,
+    }
+    struct ArrayFence { handle: u32, flags: u32 }
+    struct Node {
+        name: u32,
+        flags: u32,
+        rsvd: [u32; 4],
+        fence_flags: u64,
+        entry_count: u32,
+        rsvd2: u32,
+    }
+    struct Point { handle: u32, flags: u32, point: u64 }
+    struct Relocation {
+        target: u32,
+        delta: u32,
+        offset: u64,
+        presumed_offset: u64,
+        read_domains: u32,
+        write_domain: u32,
+    }
+}
+
+/// A list's records one after the other, without a count.
+fn records<O, M>(list: &[O], mirror: impl Fn(&O) -> M) -> Vec<u8>
+where
+    M: wincode::SchemaWrite<wincode::config::DefaultConfig, Src = M>,
+{
+    list.iter().flat_map(|one| wincode::serialize(&mirror(one)).expect("wincode writes")).collect()
+}
+
+/// The body of a submission, laid out by wincode.
+fn laid_out(submission: &Submission) -> Vec<u8> {
+    let Submission { head, objects, fences, extensions, points, relocations } = submission;
+    let count = |length: usize| u32::try_from(length).expect("a handful");
+    let fixed = Fixed {
+        context: head.context,
+        buffer_count: count(objects.len()),
+        flags: head.flags,
+        batch_start_offset: head.batch_start_offset,
+        batch_len: head.batch_len,
+        dr1: head.dr1,
+        dr4: head.dr4,
+        num_cliprects: head.num_cliprects,
+        fence_count: count(fences.len()),
+        extension_count: count(extensions.len()),
+        relocation_count: count(relocations.len()),
+    };
+    let objects = records(objects, |o| Object {
+        handle: o.handle,
+        relocation_count: o.relocation_count,
+        alignment: o.alignment,
+        offset: o.offset,
+        flags: o.flags,
+        pad_to_size: o.pad_to_size,
+        rsvd: 0,
+    });
+    let fences = records(fences, |f| ArrayFence { handle: f.handle, flags: f.flags });
+    let extensions = records(extensions, |e| Node {
+        name: e.name,
+        flags: e.flags,
+        rsvd: e.rsvd,
+        fence_flags: e.fence_flags,
+        entry_count: e.entry_count,
+        rsvd2: 0,
+    });
+    let points = records(points, |p| Point { handle: p.handle, flags: p.flags, point: p.point });
+    let relocations = records(relocations, |r| Relocation {
+        target: r.target,
+        delta: r.delta,
+        offset: r.offset,
+        presumed_offset: r.presumed_offset,
+        read_domains: r.read_domains,
+        write_domain: r.write_domain,
+    });
+    let fixed = records(&[fixed], |fixed| Fixed { ..*fixed });
+    [fixed, objects, fences, extensions, points, relocations].concat()
+}
+
+fn agree_on_execbuf_reply(reply: &ExecbufReply<gpu_broker_protocol::FdSlot>) {
+    let mut ours = Vec::new();
+    execbuf::encode_reply(reply, &mut ours);
+    let head = [reply.offsets.len() as u64 | u64::from(reply.fence.is_some()) << 32];
+    let theirs = records(&[&head[..], &reply.offsets].concat(), |word| *word);
+    assert_eq!(ours, theirs);
+}
+
 proptest! {
+    #[test]
+    fn on_any_execbuf(submission in strategies::execbuf()) {
+        let mut packet = Vec::new();
+        submission.encode(1, &mut packet).expect("it fits");
+        let (_, body) = Header::split(&packet).expect("a header");
+        prop_assert_eq!(body, laid_out(&submission));
+    }
+
     #[test]
     fn on_any_request(request in strategies::request()) {
         agree_on_request(&request);

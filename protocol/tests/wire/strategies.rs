@@ -1,13 +1,19 @@
 //! Any message whatever, for property tests.
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
 use gpu_broker_protocol::message::*;
+use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::status::*;
+use gpu_broker_protocol::syncobj::*;
 use gpu_broker_protocol::*;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+
+mod objects;
+mod submissions;
+
+pub(crate) use submissions::execbuf;
 
 fn text() -> impl Strategy<Value = String> {
     vec(any::<char>(), 0..20).prop_map(String::from_iter)
@@ -119,9 +125,18 @@ fn param_request() -> impl Strategy<Value = ContextParamRequest> {
         .prop_map(|(context, param)| ContextParamRequest { context: ContextId(context), param })
 }
 
-/// Any request but EXECBUF.
+/// Any request but EXECBUF. As often as there are messages of each kind.
 pub(crate) fn request() -> impl Strategy<Value = Request<FdSlot>> {
-    let buffer = || any::<u32>().prop_map(|id| BufferOf { buffer: BufferId(id) });
+    prop_oneof![
+        11 => context_request(),
+        5 => objects::device_request(),
+        14 => objects::buffer_request(),
+        12 => objects::sync_request(),
+    ]
+}
+
+/// Any request about sessions, contexts and VMs.
+fn context_request() -> impl Strategy<Value = Request<FdSlot>> {
     let nodes = || vec(extension(Just(())), 0..3);
     prop_oneof![
         (any::<(u16, u16, u16, u64)>(), text()).prop_map(
@@ -153,16 +168,6 @@ pub(crate) fn request() -> impl Strategy<Value = Request<FdSlot>> {
         (any::<(u32, u32)>(), nodes()).prop_map(|((id, flags), extensions)| Request::VmDestroy(
             VmDestroy { vm: VmId(id), flags, extensions }
         )),
-        any::<(u64, u32)>()
-            .prop_map(|(size, flags)| Request::BufferCreate(BufferCreate { size, flags })),
-        buffer().prop_map(Request::BufferMap),
-        buffer().prop_map(Request::BufferClose),
-        buffer().prop_map(Request::BufferBusy),
-        any::<(u32, u32, i64)>().prop_map(|(id, flags, timeout_ns)| Request::BufferWait(
-            BufferWait { buffer: BufferId(id), flags, timeout_ns }
-        )),
-        Just(Request::FenceStatus(FenceStatusQuery { fd: FdSlot })),
-        Just(Request::FenceMerge(FenceMerge { first: FdSlot, second: FdSlot })),
     ]
 }
 
@@ -285,16 +290,18 @@ fn status() -> impl Strategy<Value = StatusPage> {
     )
 }
 
-fn fence_state() -> impl Strategy<Value = FenceState> {
+/// Any reply. As often as there are messages of each kind.
+pub(crate) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
     prop_oneof![
-        Just(FenceState::Pending),
-        Just(FenceState::Signalled),
-        any::<i32>().prop_map(FenceState::Failed),
+        11 => context_reply(),
+        5 => objects::device_reply(),
+        14 => objects::buffer_reply(),
+        12 => objects::sync_reply(),
     ]
 }
 
-/// Any reply.
-pub(crate) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
+/// Any reply about sessions, contexts and VMs, and EXECBUF's.
+fn context_reply() -> impl Strategy<Value = Reply<FdSlot>> {
     prop_oneof![
         hello_reply().prop_map(Reply::Hello),
         ping().prop_map(Reply::Ping),
@@ -309,44 +316,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
         }),
         any::<u32>().prop_map(|id| Reply::VmCreate(VmCreated { vm: VmId(id) })),
         Just(Reply::VmDestroy),
-        any::<(u32, u64)>().prop_map(|(id, size)| Reply::BufferCreate(BufferCreated {
-            buffer: BufferId(id),
-            size,
-        })),
-        any::<(u64, u64)>().prop_map(|(offset, size)| Reply::BufferMap(BufferMapped {
-            offset,
-            size,
-            fd: FdSlot,
-        })),
-        Just(Reply::BufferClose),
-        any::<u32>().prop_map(|busy| Reply::BufferBusy(Busy { busy })),
-        any::<i64>().prop_map(|remaining_ns| Reply::BufferWait(Waited { remaining_ns })),
         (vec(any::<u64>(), 0..9), option::of(Just(FdSlot)))
             .prop_map(|(offsets, fence)| Reply::Execbuf(ExecbufReply { offsets, fence })),
-        fence_state().prop_map(Reply::FenceStatus),
-        Just(Reply::FenceMerge(Fence { fd: FdSlot })),
     ]
-}
-
-/// Any EXECBUF.
-pub(crate) fn execbuf() -> impl Strategy<Value = (ExecbufHead, Vec<ExecObject>)> {
-    let head = any::<([u32; 6], u64)>().prop_map(|(n, flags)| ExecbufHead {
-        context: n[0],
-        flags,
-        batch_start_offset: n[1],
-        batch_len: n[2],
-        dr1: n[3],
-        dr4: n[4],
-        num_cliprects: n[5],
-    });
-    let object =
-        any::<(u32, u32, [u64; 4])>().prop_map(|(handle, relocation_count, n)| ExecObject {
-            handle,
-            relocation_count,
-            alignment: n[0],
-            offset: n[1],
-            flags: n[2],
-            pad_to_size: n[3],
-        });
-    (head, vec(object, 0..20))
 }
