@@ -1,12 +1,15 @@
 //! Buffers: memory that the GPU and this process share.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use gpu_broker_protocol::message::{BufferOf, BufferWait, Busy};
-use gpu_broker_protocol::refusal::Reason;
+use gpu_broker_protocol::object::Tiling;
+use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{BufferId, Reply};
 
+use crate::calls::{self, in_time};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::map::Mapping;
@@ -77,13 +80,107 @@ impl Buffer {
         waited(self.connection.request(Plain::BufferWait(request)))
     }
 
-    /// Closes the handle, and says whether that worked.
+    /// Waits until the CPU may access the buffer in these domains, bits of
+    /// [`domain`](gpu_broker_protocol::object::domain); `write` is 0 or equal to `read`.
+    ///
+    /// # Errors
+    /// EINVAL for domains of the GPU, or when `write` is another than `read`; refused with
+    /// `wait-limit` (EAGAIN).
+    pub fn set_domain(&self, read: u32, write: u32) -> Result<(), Error> {
+        self.connection.call(calls::set_domain(self.handle, read, write))
+    }
+
+    /// Copies bytes out of the buffer once the GPU has written what it was told to (PREAD).
+    ///
+    /// # Errors
+    /// EINVAL for bytes outside of the buffer; refused with `wait-limit` (EAGAIN); as
+    /// [`Self::map`].
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.connection.call(calls::access(self.handle, offset, into.len(), false))?;
+        self.map()?.read_at(offset, into)
+    }
+
+    /// Copies bytes into the buffer once the GPU no longer uses it (PWRITE).
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
+        self.connection.call(calls::access(self.handle, offset, from.len(), true))?;
+        self.map()?.write_at(offset, from)
+    }
+
+    /// The caching mode, one of [`caching`](gpu_broker_protocol::object::caching).
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn caching(&self) -> Result<u32, Error> {
+        self.connection.call(calls::get_caching(self.handle))
+    }
+
+    /// Sets the caching mode.
+    ///
+    /// # Errors
+    /// EINVAL for another mode.
+    pub fn set_caching(&self, caching: u32) -> Result<(), Error> {
+        self.connection.call(calls::set_caching(self.handle, caching))
+    }
+
+    /// The tiling mode.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn tiling(&self) -> Result<Tiling, Error> {
+        self.connection.call(calls::get_tiling(self.handle))
+    }
+
+    /// Sets the tiling mode, one of [`tiling`](gpu_broker_protocol::object::tiling), with the
+    /// bytes of a row, and gives what is in force then.
+    ///
+    /// # Errors
+    /// EINVAL for another mode or an impossible stride.
+    pub fn set_tiling(&self, mode: u32, stride: u32) -> Result<Tiling, Error> {
+        self.connection.call(calls::set_tiling(self.handle, mode, stride))
+    }
+
+    /// Says whether the memory is needed, with one of
+    /// [`advice`](gpu_broker_protocol::object::advice); answers whether it is still there.
+    ///
+    /// # Errors
+    /// EINVAL for other advice.
+    pub fn madvise(&self, advice: u32) -> Result<bool, Error> {
+        self.connection.call(calls::madvise(self.handle, advice))
+    }
+
+    /// An fd that stands for the buffer: for [`Connection::import_buffer`] of any session, or to
+    /// be mapped by anybody.
+    ///
+    /// # Errors
+    /// Refused with `daemon-fds` (EMFILE).
+    pub fn export(&self) -> Result<OwnedFd, Error> {
+        // Before the fd exists, so that nobody can import what does not count as shared yet.
+        self.connection.shares().export(self.handle);
+        self.connection.call(calls::export_buffer(self.handle))
+    }
+
+    /// Closes the handle, and says whether that worked. A buffer that was imported into the
+    /// session that made it keeps the handle for its other owner.
     ///
     /// # Errors
     /// The connection's.
     pub fn close(mut self) -> Result<(), Error> {
         self.open = false;
-        self.request_close()
+        self.release()
+    }
+
+    fn release(&self) -> Result<(), Error> {
+        let mut shares = self.connection.shares();
+        if !shares.contains(self.handle) {
+            drop(shares);
+            return self.request_close();
+        }
+        // The lock is held until the answer is here: an import in between would be given the
+        // handle that is about to go.
+        if shares.release(self.handle) { self.request_close() } else { Ok(()) }
     }
 
     fn request_close(&self) -> Result<(), Error> {
@@ -103,8 +200,45 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.open {
             // Whoever wants to know calls `close`. A session that ended has no buffers left.
-            let _ = self.request_close();
+            let _ = self.release();
         }
+    }
+}
+
+impl Connection {
+    /// Makes a buffer of zeroed memory; `size` in bytes, rounded up to pages of 4096.
+    ///
+    /// # Errors
+    /// Refused with `buffer-size` (EINVAL), `buffer-too-large` (E2BIG), `buffer-limit` or
+    /// `buffer-memory-limit` (ENOMEM).
+    pub fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
+        let made = self.call(calls::create_buffer(size, None))?;
+        Ok(Buffer::new(self.clone(), made.buffer, made.size))
+    }
+
+    /// Makes a buffer in one of these memory regions, as [`QueryAnswer::Regions`] numbers them.
+    ///
+    /// [`QueryAnswer::Regions`]: gpu_broker_protocol::object::QueryAnswer::Regions
+    ///
+    /// # Errors
+    /// As [`Self::create_buffer`], and EINVAL for an empty list or a region that does not exist.
+    pub fn create_buffer_in(&self, size: u64, regions: &[EngineId]) -> Result<Buffer, Error> {
+        let made = self.call(calls::create_buffer(size, Some(regions)))?;
+        Ok(Buffer::new(self.clone(), made.buffer, made.size))
+    }
+
+    /// The buffer behind an fd from [`Buffer::export`]. Within the session that has it already it
+    /// has the same handle, which closes with the last of its owners.
+    ///
+    /// # Errors
+    /// EINVAL when the fd is no buffer of that daemon; refused with `buffer-limit` or
+    /// `buffer-memory-limit` (ENOMEM).
+    pub fn import_buffer(&self, fd: impl AsFd) -> Result<Buffer, Error> {
+        let mut shares = self.shares();
+        let made = self.call(calls::import_buffer(fd.as_fd()))?;
+        shares.import(made.buffer);
+        drop(shares);
+        Ok(Buffer::new(self.clone(), made.buffer, made.size))
     }
 }
 
@@ -117,13 +251,8 @@ pub(crate) fn wait_request(buffer: BufferId, timeout: Option<Duration>) -> Buffe
 
 /// What BUFFER_WAIT's answer means: a wait that took too long is an answer too.
 pub(crate) fn waited<Fd>(result: Result<Reply<Fd>, Error>) -> Result<bool, Error> {
-    match result {
-        Ok(reply) => answer!(reply, Reply::BufferWait(_) => true),
-        Err(error) if is_timeout(&error) => Ok(false),
-        Err(error) => Err(error),
+    match in_time(result)? {
+        Some(reply) => answer!(reply, Reply::BufferWait(_) => true),
+        None => Ok(false),
     }
-}
-
-fn is_timeout(error: &Error) -> bool {
-    error.refusal().is_some_and(|refusal| refusal.code == Reason::WaitTimeout as u16)
 }

@@ -7,19 +7,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
+use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
-use gpu_broker_protocol::message::{
-    BufferCreate, DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate,
-};
+use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
+use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::status::{StatusPage, StatusQuery};
 use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
 use rustix::io::Errno;
 
-use crate::buffer::Buffer;
+use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
 use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::shares::Shares;
 use crate::socket::{self, Received};
 use crate::vm::Vm;
 
@@ -38,6 +38,7 @@ struct Shared {
     socket: OwnedFd,
     hello: HelloReply,
     inbox: Mutex<Inbox>,
+    shares: Mutex<Shares>,
 }
 
 /// Requests waiting for answers, and the right to read the socket.
@@ -92,7 +93,8 @@ impl Connection {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         let hello = say_hello(&fd, client_name, &mut buffer)?;
         let inbox = Mutex::new(Inbox { ledger: Ledger::default(), buffer: Some(buffer) });
-        Ok(Self { shared: Arc::new(Shared { socket: fd, hello, inbox }) })
+        let shares = Mutex::default();
+        Ok(Self { shared: Arc::new(Shared { socket: fd, hello, inbox, shares }) })
     }
 
     /// What was settled when the session began: version, features, limits, device.
@@ -180,15 +182,53 @@ impl Connection {
         answer!(reply, Reply::VmCreate(created) => Vm::new(self.clone(), created.vm))
     }
 
-    /// Makes a buffer of zeroed memory; `size` in bytes, rounded up to pages of 4096.
+    /// i915's GETPARAM: what the device and the daemon can do.
     ///
     /// # Errors
-    /// Refused with `buffer-size` (EINVAL), `buffer-too-large` (E2BIG), `buffer-limit` or
-    /// `buffer-memory-limit` (ENOMEM).
-    pub fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
-        let request = BufferCreate { size, flags: 0 };
-        let reply = self.request(Plain::BufferCreate(request))?;
-        answer!(reply, Reply::BufferCreate(made) => Buffer::new(self.clone(), made.buffer, made.size))
+    /// EINVAL for unknown parameters, ENODEV for those that exist no more.
+    pub fn get_param(&self, param: i32) -> Result<i32, Error> {
+        self.call(calls::get_param(param))
+    }
+
+    /// i915's QUERY. Each item has an answer, which may be an errno of its own.
+    ///
+    /// # Errors
+    /// Refused when there are too many items.
+    pub fn query(&self, items: &[QueryItem]) -> Result<Vec<QueryAnswer>, Error> {
+        calls::as_many(self.call(calls::query(items))?, items.len())
+    }
+
+    /// Bytes of the global address space.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn aperture(&self) -> Result<Aperture, Error> {
+        self.call(calls::aperture())
+    }
+
+    /// Waits until the session's submissions that are older than 20 ms are done, so that a
+    /// program does not run far ahead of the GPU.
+    ///
+    /// # Errors
+    /// Refused with `device-wedged` (EIO) and `wait-limit` (EAGAIN).
+    pub fn throttle(&self) -> Result<(), Error> {
+        self.call(calls::throttle())
+    }
+
+    /// The render engine's timestamp, in ticks of `timestamp_hz` ([`DeviceInfo`]).
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn timestamp(&self) -> Result<u64, Error> {
+        self.reg_read(calls::TIMESTAMP_REGISTER)
+    }
+
+    /// i915's REG_READ.
+    ///
+    /// # Errors
+    /// EINVAL for everything but the render engine's timestamp.
+    pub fn reg_read(&self, offset: u64) -> Result<u64, Error> {
+        self.call(calls::reg_read(offset))
     }
 
     /// Makes any request but EXECBUF; for tools and tests, and for what has no method.
@@ -217,17 +257,28 @@ impl Connection {
         self.shared.call(opcode, fill, fds, |answer, fds| answer.reply(fds))
     }
 
-    /// Makes an EXECBUF as it stands; [`Context::execbuf`] is the comfortable way.
+    /// A request, and its reply taken apart.
+    pub(crate) fn call<T, F: AsFd>(&self, call: Call<T, F>) -> Result<T, Error> {
+        (call.answer)(self.request(call.request)?)
+    }
+
+    pub(crate) fn shares(&self) -> MutexGuard<'_, Shares> {
+        // Nothing panics while the lock is held; if it did, the counts would still be right.
+        self.shared.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an EXECBUF as it stands; [`Context::execbuf`] is the comfortable way. The fence goes
+    /// with FENCE_IN or FENCE_SUBMIT.
     ///
     /// # Errors
     /// As [`Self::request`].
     pub fn execbuf(
         &self,
         head: &ExecbufHead,
-        objects: &[ExecObject],
+        lists: &ExecbufLists<'_>,
         in_fence: Option<BorrowedFd<'_>>,
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
-        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, objects, out);
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
         let fds = in_fence.as_slice();
         self.shared.call(Opcode::Execbuf, fill, fds, |answer, fds| answer.execbuf(fds))
     }

@@ -2,9 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, flag, object_flag};
+use gpu_broker_protocol::execbuf::{
+    ExecExtension, ExecFence, ExecObject, ExecPoint, ExecbufHead, ExecbufLists, Relocation, flag,
+    object_flag,
+};
 use gpu_broker_protocol::message::ExecbufReply;
-use gpu_broker_protocol::{BufferId, ContextId};
+use gpu_broker_protocol::syncobj::flag::{FENCE_SIGNAL, FENCE_WAIT};
+use gpu_broker_protocol::{BufferId, ContextId, SyncobjId};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -12,11 +16,13 @@ use crate::fence::Fence;
 
 /// A submission in the making.
 ///
-/// Objects are listed with [`Self::object`] and, last or first, [`Self::batch`]. A builder can be
-/// submitted any number of times; doing so again allocates nothing.
+/// Buffers are named with [`Self::object`] and, for the one with the commands, [`Self::batch`];
+/// [`Self::write`] and its like say more about the buffer named last. A builder can be submitted
+/// any number of times; doing so again allocates nothing.
 ///
 /// Unless an object is placed with [`Self::object_at`], the daemon chooses its address, which
-/// [`Submission::offsets`] tells when it differs from the address the object was given.
+/// [`Submission::offsets`] tells when it differs from the address the object was given. A batch
+/// that needs to know it is either written for a chosen address or [relocated](Self::relocate).
 #[derive(Debug)]
 #[must_use = "nothing is submitted until `submit` is called"]
 pub struct Execbuf<'a, C = Context> {
@@ -24,14 +30,24 @@ pub struct Execbuf<'a, C = Context> {
     head: ExecbufHead,
     objects: Vec<ExecObject>,
     batch: Option<ExecObject>,
+    /// Whether the batch was named last.
+    at_batch: bool,
+    /// Relocations of the objects, in their order.
+    relocations: Vec<Relocation>,
+    batch_relocations: Vec<Relocation>,
+    /// What to wait for and signal, once as a fence array and once as points of timelines:
+    /// without any point the array is what is sent.
+    fences: Vec<ExecFence>,
+    points: Vec<ExecPoint>,
+    timeline: bool,
     fence: Option<BorrowedFd<'a>>,
 }
 
 /// Work the daemon accepted.
 #[derive(Debug)]
 pub struct Submission {
-    /// GPU address of each object, in the order they were listed and the batch last; empty if
-    /// every object is where the request said.
+    /// GPU address of each object, in the order they were listed and the batch last (first with
+    /// [`Execbuf::batch_first`]); empty if every object is where the request said.
     pub offsets: Vec<u64>,
     /// Signals when the work is done; asked for with [`Execbuf::fence_out`].
     pub fence: Option<Fence>,
@@ -44,7 +60,19 @@ impl<'a, C> Execbuf<'a, C> {
             flags: flag::NO_RELOC | flag::HANDLE_LUT,
             ..ExecbufHead::default()
         };
-        Self { context, head, objects: Vec::new(), batch: None, fence: None }
+        Self {
+            context,
+            head,
+            objects: Vec::new(),
+            batch: None,
+            at_batch: false,
+            relocations: Vec::new(),
+            batch_relocations: Vec::new(),
+            fences: Vec::new(),
+            points: Vec::new(),
+            timeline: false,
+            fence: None,
+        }
     }
 
     /// The slot of the engine map, or without a map a legacy ring: 0 or 1 render, 2 video, 3 copy,
@@ -78,14 +106,7 @@ impl<'a, C> Execbuf<'a, C> {
     /// An object as it stands.
     pub fn object_raw(mut self, object: ExecObject) -> Self {
         self.objects.push(object);
-        self
-    }
-
-    /// The batch writes the object listed last: later users of the buffer wait for it.
-    pub fn write(mut self) -> Self {
-        if let Some(object) = self.objects.last_mut() {
-            object.flags |= object_flag::WRITE;
-        }
+        self.at_batch = false;
         self
     }
 
@@ -113,6 +134,8 @@ impl<'a, C> Execbuf<'a, C> {
             flags: object_flag::SUPPORTS_48B,
             ..ExecObject::default()
         });
+        self.batch_relocations.clear();
+        self.at_batch = true;
         self
     }
 
@@ -123,9 +146,85 @@ impl<'a, C> Execbuf<'a, C> {
         self
     }
 
+    /// The batch comes first among the objects, not last. For batches listed with
+    /// [`Self::object_raw`] it says that they do.
+    pub fn batch_first(self) -> Self {
+        self.flags(flag::BATCH_FIRST)
+    }
+
+    /// The batch writes the buffer named last: later users of it wait for that. Refused with
+    /// `batch-written` (EINVAL) for the batch itself.
+    pub fn write(self) -> Self {
+        self.object_flags(object_flag::WRITE)
+    }
+
+    /// The buffer named last takes part without implicit order: nobody waits because of it.
+    pub fn asynchronous(self) -> Self {
+        self.object_flags(object_flag::ASYNC)
+    }
+
+    /// The buffer named last becomes part of error dumps.
+    pub fn capture(self) -> Self {
+        self.object_flags(object_flag::CAPTURE)
+    }
+
+    /// The buffer named last takes so many bytes of address space, a multiple of 4096.
+    pub fn pad_to_size(mut self, bytes: u64) -> Self {
+        if let Some(object) = self.last() {
+            object.pad_to_size = bytes;
+        }
+        self.object_flags(object_flag::PAD_TO_SIZE)
+    }
+
+    /// Adds bits of [`object_flag`](gpu_broker_protocol::execbuf::object_flag) to the buffer named
+    /// last.
+    pub fn object_flags(mut self, flags: u64) -> Self {
+        if let Some(object) = self.last() {
+            object.flags |= flags;
+        }
+        self
+    }
+
+    /// Writes the GPU address of `target` plus `delta` into the buffer named last, `offset` bytes
+    /// from its start (a multiple of 4), before the batch starts. The target must be named too.
+    pub fn relocate(self, offset: u64, target: impl Into<BufferId>, delta: u32) -> Self {
+        let target = target.into().0;
+        // No address that was presumed right can be taken for granted: always written.
+        let presumed_offset = u64::MAX;
+        let mut this =
+            self.relocation(Relocation { target, delta, offset, presumed_offset, ..NO_DOMAINS });
+        this.head.flags &= !flag::HANDLE_LUT;
+        this
+    }
+
+    /// A relocation of the buffer named last, as it stands. Its target is a position among the
+    /// objects, unless [`Self::relocate`] is used too: then all targets are handles.
+    pub fn relocation(mut self, relocation: Relocation) -> Self {
+        if let Some(object) = self.last() {
+            object.relocation_count = object.relocation_count.saturating_add(1);
+            let list =
+                if self.at_batch { &mut self.batch_relocations } else { &mut self.relocations };
+            list.push(relocation);
+            self.head.flags &= !flag::NO_RELOC;
+        }
+        self
+    }
+
+    fn last(&mut self) -> Option<&mut ExecObject> {
+        if self.at_batch { self.batch.as_mut() } else { self.objects.last_mut() }
+    }
+
     /// The work starts after this fence has signalled.
     pub fn fence_in(mut self, fence: &'a Fence) -> Self {
         self.head.flags |= flag::FENCE_IN;
+        self.fence = Some(fence.as_fd());
+        self
+    }
+
+    /// The work starts when the work behind this fence starts, to run beside it on another
+    /// engine. Excludes [`Self::fence_in`].
+    pub fn fence_submit(mut self, fence: &'a Fence) -> Self {
+        self.head.flags |= flag::FENCE_SUBMIT;
         self.fence = Some(fence.as_fd());
         self
     }
@@ -136,25 +235,101 @@ impl<'a, C> Execbuf<'a, C> {
         self
     }
 
+    /// The work starts after the fence in this syncobj has signalled.
+    pub fn wait_for(self, syncobj: impl Into<SyncobjId>) -> Self {
+        self.sync(syncobj.into(), FENCE_WAIT, 0)
+    }
+
+    /// The work starts after this point of the syncobj's timeline.
+    pub fn wait_for_point(mut self, syncobj: impl Into<SyncobjId>, point: u64) -> Self {
+        self.timeline = true;
+        self.sync(syncobj.into(), FENCE_WAIT, point)
+    }
+
+    /// The syncobj's fence becomes that of this work.
+    pub fn signal(self, syncobj: impl Into<SyncobjId>) -> Self {
+        self.sync(syncobj.into(), FENCE_SIGNAL, 0)
+    }
+
+    /// This work's fence becomes a point of the syncobj's timeline.
+    pub fn signal_point(mut self, syncobj: impl Into<SyncobjId>, point: u64) -> Self {
+        self.timeline = true;
+        self.sync(syncobj.into(), FENCE_SIGNAL, point)
+    }
+
+    fn sync(mut self, syncobj: SyncobjId, flags: u32, point: u64) -> Self {
+        self.fences.push(ExecFence { handle: syncobj.0, flags });
+        self.points.push(ExecPoint { handle: syncobj.0, flags, point });
+        self
+    }
+
     /// Adds bits of [`flag`](gpu_broker_protocol::execbuf::flag).
     pub fn flags(mut self, flags: u64) -> Self {
         self.head.flags |= flags;
         self
     }
 
-    /// The request as it is sent: the batch comes last, and is taken off again afterwards, so that
-    /// the builder can go on.
+    /// The request as it is sent: the batch comes last or first, and is taken off again
+    /// afterwards, so that the builder can go on.
     pub(crate) fn send_with<T>(
         &mut self,
-        send: impl FnOnce(&'a C, &ExecbufHead, &[ExecObject], Option<BorrowedFd<'a>>) -> T,
+        send: impl FnOnce(&'a C, &ExecbufHead, &ExecbufLists<'_>, Option<BorrowedFd<'a>>) -> T,
     ) -> T {
-        let listed = self.objects.len();
-        self.objects.extend(self.batch);
-        let result = send(self.context, &self.head, &self.objects, self.fence);
-        self.objects.truncate(listed);
+        let (objects, relocations) = (self.objects.len(), self.relocations.len());
+        let first = self.head.flags & flag::BATCH_FIRST != 0;
+        if let Some(batch) = self.batch {
+            self.objects.insert(if first { 0 } else { objects }, batch);
+            self.relocations.extend_from_slice(&self.batch_relocations);
+        }
+        // `extend` put the batch's relocations last, whatever they follow.
+        let rotated = self.relocations.len() - relocations;
+        if first {
+            self.relocations.rotate_right(rotated);
+        }
+        let mut head = self.head;
+        let extensions = self.extensions(&mut head);
+        let lists = ExecbufLists {
+            objects: &self.objects,
+            relocations: &self.relocations,
+            fences: if self.timeline { &[] } else { &self.fences },
+            extensions: extensions.as_slice(),
+            points: if self.timeline { &self.points } else { &[] },
+        };
+        let result = send(self.context, &head, &lists, self.fence);
+        if first {
+            self.relocations.rotate_left(rotated);
+        }
+        self.relocations.truncate(relocations);
+        if self.batch.is_some() {
+            self.objects.remove(if first { 0 } else { objects });
+        }
         result
     }
+
+    /// How the syncobjs are announced: as a fence array, or as one extension.
+    fn extensions(&self, head: &mut ExecbufHead) -> Option<ExecExtension> {
+        let count = u32::try_from(self.fences.len()).unwrap_or(u32::MAX);
+        if self.timeline {
+            head.flags |= flag::USE_EXTENSIONS;
+            return Some(ExecExtension { entry_count: count, ..ExecExtension::default() });
+        }
+        if count > 0 {
+            head.flags |= flag::FENCE_ARRAY;
+            head.num_cliprects = count;
+        }
+        None
+    }
 }
+
+/// A relocation that moves nothing between domains: this generation's caches need no help.
+const NO_DOMAINS: Relocation = Relocation {
+    target: 0,
+    delta: 0,
+    offset: 0,
+    presumed_offset: 0,
+    read_domains: 0,
+    write_domain: 0,
+};
 
 impl Execbuf<'_> {
     /// Hands the work to the daemon, which answers as soon as it is queued.
@@ -163,8 +338,8 @@ impl Execbuf<'_> {
     /// Refused by one of the rules of EXECBUF, for example with `context-banned` (EIO) or
     /// `no-such-buffer` (ENOENT).
     pub fn submit(&mut self) -> Result<Submission, Error> {
-        let reply = self.send_with(|context, head, objects, fence| {
-            context.connection().execbuf(head, objects, fence)
+        let reply = self.send_with(|context, head, lists, fence| {
+            context.connection().execbuf(head, lists, fence)
         })?;
         Ok(Submission::new(reply))
     }

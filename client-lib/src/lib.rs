@@ -1,8 +1,8 @@
 //! The client library of gpu-broker: GPU contexts for programs that may not open `/dev/dri`.
 //!
 //! A [`Connection`] is a session with the daemon. From it come [`Context`]s, address spaces
-//! ([`Vm`]) and [`Buffer`]s; a context's [`Execbuf`] submits batches, and a [`Fence`] tells when
-//! they are done. Objects are released when they are dropped, and whatever is left when the
+//! ([`Vm`]), [`Buffer`]s and [`Syncobj`]s; a context's [`Execbuf`] submits batches, and a [`Fence`]
+//! tells when they are done. Objects are released when they are dropped, and whatever is left when the
 //! connection closes.
 //!
 //! ```no_run
@@ -42,6 +42,7 @@
 #[cfg(feature = "tokio")]
 pub mod r#async;
 mod buffer;
+mod calls;
 mod connection;
 mod context;
 mod error;
@@ -50,7 +51,9 @@ mod fence;
 pub mod gen9;
 mod map;
 mod proto;
+mod shares;
 mod socket;
+mod syncobj;
 mod vm;
 
 pub use gpu_broker_protocol as protocol;
@@ -63,6 +66,7 @@ pub use execbuf::{Execbuf, Submission};
 pub use fence::{Fence, FenceState};
 pub use map::Mapping;
 pub use socket::default_socket_path;
+pub use syncobj::{Syncobj, SyncobjSet};
 pub use vm::Vm;
 
 /// The example in the README, compiled so that it stays true.

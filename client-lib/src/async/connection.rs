@@ -6,21 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
+use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
-use gpu_broker_protocol::message::{
-    BufferCreate, DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate,
-};
+use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
+use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 
-use super::objects::{Buffer, Context, Vm};
+use super::objects::{Context, Vm};
+use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
 use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::shares::Shares;
 use crate::socket;
 
 /// Bytes of control messages: more than four fds and their header take, with room for alignment.
@@ -37,6 +38,7 @@ struct Shared {
     link: Arc<Link>,
     hello: HelloReply,
     reader: AbortHandle,
+    shares: tokio::sync::Mutex<Shares>,
 }
 
 impl Drop for Shared {
@@ -96,7 +98,8 @@ impl Connection {
             .and_then(|reply| answer!(reply, Reply::Hello(hello) => hello))
             .and_then(proto::check_hello)
             .inspect_err(|_| reader.abort())?;
-        Ok(Self { shared: Arc::new(Shared { link, hello, reader }) })
+        let shares = tokio::sync::Mutex::default();
+        Ok(Self { shared: Arc::new(Shared { link, hello, reader, shares }) })
     }
 
     /// What was settled when the session began: version, features, limits, device.
@@ -149,14 +152,61 @@ impl Connection {
         answer!(reply, Reply::VmCreate(created) => Vm::new(self.clone(), created.vm))
     }
 
-    /// Makes a buffer of zeroed memory; `size` in bytes, rounded up to pages of 4096.
+    /// i915's GETPARAM: what the device and the daemon can do.
     ///
     /// # Errors
-    /// As [`crate::Connection::create_buffer`].
-    pub async fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
-        let reply = self.request(Plain::BufferCreate(BufferCreate { size, flags: 0 })).await?;
-        let made = answer!(reply, Reply::BufferCreate(made) => made)?;
-        Ok(Buffer::new(self.clone(), made.buffer, made.size))
+    /// As [`crate::Connection::get_param`].
+    pub async fn get_param(&self, param: i32) -> Result<i32, Error> {
+        self.call(calls::get_param(param)).await
+    }
+
+    /// i915's QUERY.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::query`].
+    pub async fn query(&self, items: &[QueryItem]) -> Result<Vec<QueryAnswer>, Error> {
+        calls::as_many(self.call(calls::query(items)).await?, items.len())
+    }
+
+    /// Bytes of the global address space.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn aperture(&self) -> Result<Aperture, Error> {
+        self.call(calls::aperture()).await
+    }
+
+    /// Waits until the session's submissions that are older than 20 ms are done.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::throttle`].
+    pub async fn throttle(&self) -> Result<(), Error> {
+        self.call(calls::throttle()).await
+    }
+
+    /// The render engine's timestamp, in ticks of `timestamp_hz` ([`DeviceInfo`]).
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn timestamp(&self) -> Result<u64, Error> {
+        self.reg_read(calls::TIMESTAMP_REGISTER).await
+    }
+
+    /// i915's REG_READ.
+    ///
+    /// # Errors
+    /// As [`crate::Connection::reg_read`].
+    pub async fn reg_read(&self, offset: u64) -> Result<u64, Error> {
+        self.call(calls::reg_read(offset)).await
+    }
+
+    /// A request, and its reply taken apart.
+    pub(super) async fn call<T, F: AsFd>(&self, call: Call<T, F>) -> Result<T, Error> {
+        (call.answer)(self.request(call.request).await?)
+    }
+
+    pub(super) fn shares(&self) -> &tokio::sync::Mutex<Shares> {
+        &self.shared.shares
     }
 
     /// Makes any request but EXECBUF.
@@ -183,10 +233,10 @@ impl Connection {
     pub async fn execbuf(
         &self,
         head: &ExecbufHead,
-        objects: &[ExecObject],
+        lists: &ExecbufLists<'_>,
         in_fence: Option<BorrowedFd<'_>>,
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
-        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, objects, out);
+        let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
         let decode = |answer: Answer<'_>, fds| answer.execbuf(fds);
         self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
     }

@@ -20,8 +20,13 @@
 //! # }
 //! ```
 
+mod buffer;
 mod connection;
+mod execbuf;
 mod objects;
+mod syncobj;
 
+pub use buffer::Buffer;
 pub use connection::Connection;
-pub use objects::{Buffer, Context, Vm};
+pub use objects::{Context, Vm};
+pub use syncobj::Syncobj;

@@ -1,28 +1,22 @@
-//! Contexts, address spaces and buffers on a tokio runtime.
+//! Contexts and address spaces on a tokio runtime.
 //!
 //! Dropping an object cannot wait, so it hands the release to a task of the runtime; outside of a
 //! runtime the object lives until its connection ends.
 
-use std::time::Duration;
-
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
 use gpu_broker_protocol::message::{
-    BufferOf, Busy, ContextDestroy, ContextParamRequest, ContextResetStats, ParamSet, ResetStats,
-    VmDestroy,
+    ContextDestroy, ContextParamRequest, ContextResetStats, ParamSet, ResetStats, VmDestroy,
 };
 use gpu_broker_protocol::param::{ContextParam, EngineMap, ParamValue, number};
-use gpu_broker_protocol::{BufferId, ContextId, Reply, VmId};
+use gpu_broker_protocol::{ContextId, Reply, VmId};
 
 use super::Connection;
-use crate::buffer::{wait_request, waited};
 use crate::context::ContextBuilder;
 use crate::error::Error;
-use crate::execbuf::{Execbuf, Submission};
-use crate::map::Mapping;
+use crate::execbuf::Execbuf;
 use crate::proto::{Plain, answer};
 
 /// Sends a release that nobody waits for.
-fn release_later(connection: &Connection, request: Plain) {
+pub(super) fn release_later(connection: &Connection, request: Plain) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         let connection = connection.clone();
         runtime.spawn(async move { connection.request(request).await.map(drop) });
@@ -164,21 +158,6 @@ impl Drop for Context {
     }
 }
 
-impl<'a> Execbuf<'a, Context> {
-    /// Hands the work to the daemon, which answers as soon as it is queued.
-    ///
-    /// # Errors
-    /// As [`Execbuf::<crate::Context>::submit`].
-    pub async fn submit(&mut self) -> Result<Submission, Error> {
-        let copy = |context: &'a Context, head: &ExecbufHead, objects: &[ExecObject], fence| {
-            (context, *head, objects.to_vec(), fence)
-        };
-        let (context, head, objects, fence) = self.send_with(copy);
-        let reply = context.connection.execbuf(&head, &objects, fence).await?;
-        Ok(Submission::new(reply))
-    }
-}
-
 /// A GPU address space; see [`crate::Vm`].
 #[derive(Debug)]
 pub struct Vm {
@@ -223,96 +202,6 @@ impl Drop for Vm {
     fn drop(&mut self) {
         if self.open {
             release_later(&self.connection, self.destroy_request());
-        }
-    }
-}
-
-/// Memory that the GPU and this process share; see [`crate::Buffer`].
-#[derive(Debug)]
-pub struct Buffer {
-    connection: Connection,
-    handle: BufferId,
-    size: u64,
-    mapping: tokio::sync::OnceCell<Mapping>,
-    open: bool,
-}
-
-impl Buffer {
-    pub(crate) fn new(connection: Connection, handle: BufferId, size: u64) -> Self {
-        Self { connection, handle, size, mapping: tokio::sync::OnceCell::new(), open: true }
-    }
-
-    /// Its handle in this session.
-    #[must_use]
-    pub const fn handle(&self) -> BufferId {
-        self.handle
-    }
-
-    /// Bytes, a multiple of 4096.
-    #[must_use]
-    pub const fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The buffer's memory in this process. Mapped the first time; later calls are free.
-    ///
-    /// # Errors
-    /// As [`crate::Buffer::map`].
-    pub async fn map(&self) -> Result<Mapping, Error> {
-        let request = || Plain::BufferMap(BufferOf { buffer: self.handle });
-        let map = async || {
-            let reply = self.connection.request(request()).await?;
-            let mapped = answer!(reply, Reply::BufferMap(mapped) => mapped)?;
-            Mapping::new(&mapped.fd, mapped.offset, mapped.size)
-        };
-        self.mapping.get_or_try_init(map).await.cloned()
-    }
-
-    /// Which engines use the buffer now; 0 when it is idle.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub async fn busy(&self) -> Result<Busy, Error> {
-        let request = Plain::BufferBusy(BufferOf { buffer: self.handle });
-        let reply = self.connection.request(request).await?;
-        answer!(reply, Reply::BufferBusy(busy) => busy)
-    }
-
-    /// Waits until no submission uses the buffer; `None` waits for ever. Answers false when the
-    /// time was over first.
-    ///
-    /// # Errors
-    /// As [`crate::Buffer::wait`].
-    pub async fn wait(&self, timeout: Option<Duration>) -> Result<bool, Error> {
-        let request = Plain::BufferWait(wait_request(self.handle, timeout));
-        waited(self.connection.request(request).await)
-    }
-
-    /// Closes the handle, and says whether that worked.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub async fn close(mut self) -> Result<(), Error> {
-        self.open = false;
-        let reply = self.connection.request(self.close_request()).await?;
-        answer!(reply, Reply::BufferClose => ())
-    }
-
-    const fn close_request(&self) -> Plain {
-        Plain::BufferClose(BufferOf { buffer: self.handle })
-    }
-}
-
-impl From<&Buffer> for BufferId {
-    fn from(buffer: &Buffer) -> Self {
-        buffer.handle
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.open {
-            release_later(&self.connection, self.close_request());
         }
     }
 }
