@@ -20,6 +20,10 @@ pub const INLINE_BUDGET: u32 = 32;
 
 /// What a job belongs to. Called without any lock of the engine held.
 pub trait Work: Send + Sync + 'static {
+    /// Whether the job may run now; asked at each of its turns. A job that may not is asked again
+    /// soon, and others have the engine meanwhile; the time does not count against it.
+    fn may_run(&self, part: usize) -> bool;
+
     /// Calls `run` once with the memory of the job.
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory));
 
@@ -298,8 +302,11 @@ impl Engine {
     }
 
     fn take_turn(&self, mut turn: Turn<Job>) -> MutexGuard<'_, State> {
-        let stop = self.execute(&mut turn);
-        let (progress, ending) = judge(stop);
+        let (progress, ending) = if turn.payload.work.may_run(turn.payload.part) {
+            judge(self.execute(&mut turn))
+        } else {
+            (Progress::Held, None)
+        };
         let now = self.shared.time.now();
         let mut state = self.lock();
         let over = state.scheduler.put_back(now, turn, progress);

@@ -62,6 +62,8 @@ pub enum Progress {
     Waiting,
     /// It waits for memory to change, and must not be set aside: as if it ran.
     Stalled,
+    /// It may not run yet, for reasons of its owner: as if it waited, but the time is not its own.
+    Held,
     /// It came to its end, whatever that is.
     Ended,
     /// It ended because of what it did.
@@ -269,7 +271,7 @@ impl<J> Scheduler<J> {
         self.busy_ns += ran_ns;
         self.account(index, ran_ns, progress);
         match progress {
-            Progress::Waiting => self.make_waiting(now, index),
+            Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
             Progress::Stalled => self.stall(now, index),
             Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
         }
@@ -320,7 +322,11 @@ impl<J> Scheduler<J> {
         job.payload = Some(payload);
         let ended = match progress {
             Progress::Ended | Progress::Faulted => Some(Ended::Itself),
-            Progress::Preemptible | Progress::Running | Progress::Waiting | Progress::Stalled => {
+            Progress::Preemptible
+            | Progress::Running
+            | Progress::Waiting
+            | Progress::Stalled
+            | Progress::Held => {
                 if job.cancelled {
                     Some(Ended::Cancelled)
                 } else {
@@ -335,7 +341,7 @@ impl<J> Scheduler<J> {
             return self.remove(index, faulted).map(|payload| (payload, ended));
         }
         match progress {
-            Progress::Waiting => self.make_waiting(now, index),
+            Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
             Progress::Stalled => self.stall(now, index),
             Progress::Preemptible if self.rival(now) => {
                 self.current = None;
@@ -419,14 +425,14 @@ impl<J> Scheduler<J> {
         }
     }
 
-    fn make_waiting(&mut self, now: u64, index: usize) {
+    fn make_waiting(&mut self, now: u64, index: usize, progress: Progress) {
         self.current = None;
         let crowd = self.waiting.len() / POLLS_PER_PASS;
         let longest = POLL_MAX_NS.saturating_mul(crowd as u64 + 1);
         if let Some(job) = self.jobs.get_mut(index) {
             let poll_at = now.saturating_add(job.poll_interval);
             job.poll_interval = (job.poll_interval * 2).min(longest);
-            job.waiting_since = Some(now);
+            job.waiting_since = (progress != Progress::Held).then_some(now);
             job.polled_at = now;
             job.place = Place::Waiting { poll_at };
             self.waiting.insert((poll_at, index));
@@ -504,12 +510,12 @@ impl<J> Scheduler<J> {
         let Some(job) = self.jobs.get_mut(index) else { return };
         job.active_ns += ran_ns;
         job.unyielded_ns = match progress {
-            Progress::Preemptible | Progress::Waiting => 0,
+            Progress::Preemptible | Progress::Waiting | Progress::Held => 0,
             Progress::Running | Progress::Stalled | Progress::Ended | Progress::Faulted => {
                 job.unyielded_ns + ran_ns
             }
         };
-        if !matches!(progress, Progress::Waiting | Progress::Stalled) {
+        if !matches!(progress, Progress::Waiting | Progress::Stalled | Progress::Held) {
             job.poll_interval = POLL_MIN_NS;
         }
     }

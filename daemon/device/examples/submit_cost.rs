@@ -88,6 +88,9 @@ fn cpu_time(file: &SoftFile, context: &Context) -> Result<(), Box<dyn std::error
         batches: &[Batch { address: 0x20_0000, length: 4096 }],
         objects: &[object],
         after: &[],
+        along: &[],
+        signals: &[],
+        patches: &[],
         want_fence: false,
     };
     file.submit(context, submission)?;
@@ -124,6 +127,9 @@ fn measure(
                 batches: &[Batch { address: 0x1_0000, length: 4096 }],
                 objects: &objects,
                 after: &[],
+                along: &[],
+                signals: &[],
+                patches: &[],
                 want_fence: false,
             };
             if file.submit(context, submission)?.done.is_none() && round > 100 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
     BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceFile,
-    EngineUsage, EventSink, FenceState, Submission, Submitted,
+    EngineUsage, EventSink, FenceState, Submission, Submitted, SyncobjWait,
 };
 
 /// A device that fails now and then.
@@ -96,6 +96,7 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     type Context = F::Context;
     type Buffer = F::Buffer;
     type Fence = F::Fence;
+    type Syncobj = F::Syncobj;
 
     fn create_vm(&self) -> Result<F::Vm, DeviceError> {
         self.luck.draw(MEMORY)?;
@@ -152,8 +153,19 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
         submission: Submission<'_, Self>,
     ) -> Result<Submitted<F::Fence>, DeviceError> {
         self.luck.draw(ANY)?;
-        let Submission { slot, placement, batches, objects, after, want_fence } = submission;
-        let inner = Submission { slot, placement, batches, objects, after, want_fence };
+        let Submission { slot, placement, batches, objects, after, .. } = submission;
+        let Submission { along, signals, patches, want_fence, .. } = submission;
+        let inner = Submission {
+            slot,
+            placement,
+            batches,
+            objects,
+            after,
+            along,
+            signals,
+            patches,
+            want_fence,
+        };
         self.file.submit(context, inner)
     }
 
@@ -173,6 +185,78 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
 
     fn merge_fences(&self, first: &F::Fence, second: &F::Fence) -> F::Fence {
         self.file.merge_fences(first, second)
+    }
+
+    fn watch_buffer_access(&self, buffer: &F::Buffer, write: bool, token: u64) -> bool {
+        self.file.watch_buffer_access(buffer, write, token)
+    }
+
+    fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(F::Buffer, u64), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.import_buffer(fd)
+    }
+
+    fn same_buffer(&self, first: &F::Buffer, second: &F::Buffer) -> bool {
+        self.file.same_buffer(first, second)
+    }
+
+    fn timestamp(&self) -> u64 {
+        self.file.timestamp()
+    }
+
+    fn create_syncobj(&self, signalled: bool) -> Result<F::Syncobj, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.create_syncobj(signalled)
+    }
+
+    fn reset_syncobj(&self, syncobj: &F::Syncobj) {
+        self.file.reset_syncobj(syncobj);
+    }
+
+    fn signal_syncobj(&self, syncobj: &F::Syncobj, point: u64) -> Result<(), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.signal_syncobj(syncobj, point)
+    }
+
+    fn put_fence(
+        &self,
+        syncobj: &F::Syncobj,
+        point: u64,
+        fence: &F::Fence,
+    ) -> Result<(), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.put_fence(syncobj, point, fence)
+    }
+
+    fn syncobj_fence(&self, syncobj: &F::Syncobj, point: u64) -> Option<F::Fence> {
+        self.file.syncobj_fence(syncobj, point)
+    }
+
+    fn syncobj_point(&self, syncobj: &F::Syncobj, submitted: bool) -> u64 {
+        self.file.syncobj_point(syncobj, submitted)
+    }
+
+    fn watch_syncobjs(
+        &self,
+        wait: &SyncobjWait<'_, F::Syncobj>,
+        token: u64,
+    ) -> Result<Option<u32>, DeviceError> {
+        // Nothing here can fail but what the caller asks for.
+        self.file.watch_syncobjs(wait, token)
+    }
+
+    fn unwatch_syncobjs(&self, token: u64) {
+        self.file.unwatch_syncobjs(token);
+    }
+
+    fn export_syncobj(&self, syncobj: &F::Syncobj) -> Result<OwnedFd, DeviceError> {
+        self.luck.draw(MEMORY_OR_FDS)?;
+        self.file.export_syncobj(syncobj)
+    }
+
+    fn import_syncobj(&self, fd: BorrowedFd<'_>) -> Result<F::Syncobj, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.import_syncobj(fd)
     }
 }
 

@@ -212,6 +212,9 @@ pub(crate) fn refuses_when_lost<D: Device>(rig: Rig<D>) {
         batches: &[crate::Batch { address: 0, length: 8 }],
         objects: &[],
         after: &[],
+        along: &[],
+        signals: &[],
+        patches: &[],
         want_fence: false,
     };
     assert_eq!(file.submit(&context, submission).err(), Some(DeviceError::Lost));

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     Batch, ContextSpec, Device, DeviceEvent, DeviceFile, EngineId, EngineSlot, EventSink,
-    FaultReport, FenceState, Object, Outcome, Placement, Submission,
+    FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission,
 };
 
 /// How long a case waits for something that has to happen.
@@ -25,6 +25,7 @@ pub(crate) type File<D> = <D as Device>::File;
 pub(crate) type Context<D> = <File<D> as DeviceFile>::Context;
 pub(crate) type Vm<D> = <File<D> as DeviceFile>::Vm;
 pub(crate) type Fence<D> = <File<D> as DeviceFile>::Fence;
+pub(crate) type Syncobj<D> = <File<D> as DeviceFile>::Syncobj;
 
 /// What the device reported.
 #[derive(Default)]
@@ -60,7 +61,9 @@ impl Events {
     pub(crate) fn outcome(&self, tag: u64) -> Outcome {
         self.wait(|event| match event {
             DeviceEvent::Completed { tag: of, outcome } if *of == tag => Some(outcome.clone()),
-            DeviceEvent::Completed { .. } | DeviceEvent::BufferIdle { .. } => None,
+            DeviceEvent::Completed { .. }
+            | DeviceEvent::BufferIdle { .. }
+            | DeviceEvent::SyncobjsReady { .. } => None,
         })
     }
 }
@@ -137,11 +140,18 @@ pub(crate) struct Job<'a, D: Device> {
     pub(crate) slot: u32,
     pub(crate) placement: Placement<'a>,
     pub(crate) after: &'a [Fence<D>],
+    pub(crate) along: &'a [Fence<D>],
+    pub(crate) signals: &'a [(Syncobj<D>, u64)],
+    pub(crate) patches: &'a [Patch],
 }
 
-impl<D: Device> Job<'_, D> {
+impl<'a, D: Device> Job<'a, D> {
     pub(crate) fn on(engine: EngineId) -> Self {
-        Self { slot: u32::from(engine.class), placement: Placement::One(engine), after: &[] }
+        Self::at(u32::from(engine.class), Placement::One(engine))
+    }
+
+    pub(crate) fn at(slot: u32, placement: Placement<'a>) -> Self {
+        Self { slot, placement, after: &[], along: &[], signals: &[], patches: &[] }
     }
 }
 
@@ -254,6 +264,9 @@ impl<D: Device> Rig<D> {
             batches: &batches,
             objects: &objects,
             after: job.after,
+            along: job.along,
+            signals: job.signals,
+            patches: job.patches,
             want_fence: true,
         };
         let submitted = self.file.submit(context, submission).unwrap();

@@ -71,7 +71,7 @@ pub(crate) fn a_virtual_engine_avoids_busy_siblings<D: Device>(rig: &Rig<D>) {
         let (context, _) = rig.context(&vm);
         let (gate, data) = (rig.mem(), rig.mem());
         let occupied = occupy(rig, busy, &gate);
-        let job = Job { slot: 0, placement: Placement::AnyOf(&siblings), after: &[] };
+        let job = Job::at(0, Placement::AnyOf(&siblings));
         let batch = Asm::new().store(data.at(0), 1).end();
         rig.run(&context, &job, &batch, &[data.shared()]);
         assert_eq!(rig.state(&occupied), FenceState::Pending);
@@ -87,7 +87,7 @@ pub(crate) fn parallel_batches_run_together<D: Device>(rig: &Rig<D>) {
     // Each waits for the other.
     let first = Asm::new().store(data.at(0), 1).wait(data.at(1), 1).end();
     let second = Asm::new().store(data.at(1), 1).wait(data.at(0), 1).end();
-    let job = Job { slot: 0, placement: Placement::Parallel(&[VCS0, VCS1]), after: &[] };
+    let job = Job::at(0, Placement::Parallel(&[VCS0, VCS1]));
     for _ in 0..3 {
         data.fill(&[0; 8]);
         let batches = [rig.batch(&first), rig.batch(&second)];
@@ -96,7 +96,7 @@ pub(crate) fn parallel_batches_run_together<D: Device>(rig: &Rig<D>) {
     }
     let completed = |event: &crate::DeviceEvent| match event {
         crate::DeviceEvent::Completed { tag: of, .. } => *of == tag,
-        crate::DeviceEvent::BufferIdle { .. } => false,
+        crate::DeviceEvent::BufferIdle { .. } | crate::DeviceEvent::SyncobjsReady { .. } => false,
     };
     eventually("one completion for each request", || {
         rig.events.all().iter().filter(|event| completed(event)).count() == 3
@@ -109,7 +109,7 @@ pub(crate) fn a_fault_ends_all_parallel_batches<D: Device>(rig: &Rig<D>) {
     let gate = rig.mem();
     let stuck = rig.batch(&Asm::new().wait(gate.at(0), 1).end());
     let faulty = rig.batch(&Asm::new().raw(&[7 << 29]).end());
-    let job = Job { slot: 0, placement: Placement::Parallel(&[VCS0, VCS1]), after: &[] };
+    let job = Job::at(0, Placement::Parallel(&[VCS0, VCS1]));
     let work = rig.submit_all(&context, &job, &[&stuck, &faulty], &[gate.shared()]);
     assert_eq!(rig.guilty(&work, tag).engine, VCS1);
     assert_eq!(rig.wait(&work), FenceState::Failed(5));

@@ -77,7 +77,7 @@ pub(crate) fn a_virtual_engine_keeps_its_state<D: Device>(rig: &Rig<D>) {
     let store = Asm::new().store_register(gpr0(0x1_c000), data.at(0)).end();
     rig.run(&context, &on(VCS1), &store, &[data.shared()]);
     assert_eq!(data.get(0), 5);
-    let any = Job { slot: 0, placement: Placement::AnyOf(&[VCS0, VCS1]), after: &[] };
+    let any = Job::at(0, Placement::AnyOf(&[VCS0, VCS1]));
     rig.run(&context, &any, &Asm::new().store(data.at(1), 6).end(), &[data.shared()]);
     assert_eq!(data.get(1), 6);
 }

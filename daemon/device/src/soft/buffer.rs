@@ -1,6 +1,6 @@
 //! Buffers: memory that is a memfd once somebody needs it, and who uses it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,7 +8,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::io::Errno;
 
 use super::limits::{Permit, Quota};
+use super::order::Order;
 use super::reaper::Reaper;
+use super::shared::{FileId, SharedBuffers};
 use super::signal::Signal;
 use super::sys::{Mapping, OutOfRange};
 use crate::{BufferBusy, DeviceError};
@@ -68,6 +70,7 @@ impl Drop for Backing {
 pub(super) struct Quotas {
     pub(super) mappings: Arc<Quota>,
     pub(super) fds: Arc<Quota>,
+    pub(super) syncobj_fds: Arc<Quota>,
     pub(super) reaper: Reaper<Memory>,
 }
 
@@ -80,20 +83,32 @@ impl Quotas {
         Ok(Arc::new(Self {
             mappings: Quota::mappings(),
             fds: Quota::fds(),
+            syncobj_fds: Quota::syncobj_fds(),
             reaper: Reaper::start()?,
         }))
     }
 }
 
-/// Memory of one session: the handle. The memory itself goes with its last user.
+/// Memory of one session, or of several: the handle. The memory itself goes with its last user.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Buffer(pub(super) Arc<Body>);
+
+/// A buffer.
+#[derive(Debug)]
+pub(super) struct Body {
     size: u64,
     backing: OnceLock<Arc<Backing>>,
     /// Whether `users` may hold anything: keeps the lock off the path of buffers nobody uses.
     used: AtomicBool,
     users: Mutex<Users>,
     quotas: Arc<Quotas>,
+    /// The order of the file that made it.
+    home: Arc<Order>,
+    /// Another file uses it as well. Set with `home` locked.
+    in_several_files: AtomicBool,
+    /// How it is known in the table of shared buffers, once it is.
+    file: OnceLock<FileId>,
+    table: Arc<SharedBuffers>,
 }
 
 /// Requests in flight that use a buffer.
@@ -105,14 +120,78 @@ pub(super) struct Users {
 }
 
 impl Buffer {
-    pub(super) fn new(size: u64, quotas: Arc<Quotas>) -> Self {
-        Self {
+    pub(super) fn new(
+        size: u64,
+        quotas: &Arc<Quotas>,
+        home: &Arc<Order>,
+        table: &Arc<SharedBuffers>,
+    ) -> Self {
+        Self(Arc::new(Body {
             size,
             backing: OnceLock::new(),
             used: AtomicBool::new(false),
             users: Mutex::default(),
-            quotas,
+            quotas: Arc::clone(quotas),
+            home: Arc::clone(home),
+            in_several_files: AtomicBool::new(false),
+            file: OnceLock::new(),
+            table: Arc::clone(table),
+        }))
+    }
+
+    /// An fd of the memory for another process.
+    ///
+    /// # Errors
+    /// As [`Body::backing`].
+    pub(super) fn share(&self) -> Result<OwnedFd, DeviceError> {
+        let body = &self.0;
+        let backing = body.backing()?;
+        let memory = backing.memory.as_ref().ok_or(DeviceError::OutOfMemory)?;
+        if body.file.get().is_none() {
+            let file = FileId::of(memory.file.as_fd())?;
+            body.table.insert(*body.file.get_or_init(|| file), body);
         }
+        rustix::io::fcntl_dupfd_cloexec(&memory.file, 3)
+            .map_err(|errno| refusal(errno, "sharing a buffer"))
+    }
+
+    /// A buffer of `table` as a file with the order `importer` uses it.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotABuffer`].
+    pub(super) fn import(
+        table: &SharedBuffers,
+        fd: BorrowedFd<'_>,
+        importer: &Arc<Order>,
+    ) -> Result<Self, DeviceError> {
+        let body = table.find(fd)?;
+        if !Arc::ptr_eq(&body.home, importer) {
+            // A request that is being entered just now, with `home` locked, is entered before any
+            // of the importer's: see `order.rs`.
+            let _home = body.home.lock();
+            body.in_several_files.store(true, Ordering::Relaxed);
+        }
+        Ok(Self(body))
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.get() {
+            self.table.remove(*file);
+        }
+    }
+}
+
+impl Body {
+    /// Bytes.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether more than one file uses it. To be asked with the order of a file that does locked.
+    pub(super) fn is_in_several_files(&self) -> bool {
+        self.in_several_files.load(Ordering::Relaxed)
     }
 
     /// The memory; made at the first call.
@@ -126,17 +205,6 @@ impl Buffer {
         // Two threads may get here at once; the loser's memfd is dropped unused.
         let made = Backing::new(self.size, &self.quotas)?;
         Ok(self.backing.get_or_init(|| made))
-    }
-
-    /// An fd of the memory for another process.
-    ///
-    /// # Errors
-    /// As [`Self::backing`].
-    pub(super) fn share(&self) -> Result<OwnedFd, DeviceError> {
-        let backing = self.backing()?;
-        let memory = backing.memory.as_ref().ok_or(DeviceError::OutOfMemory)?;
-        rustix::io::fcntl_dupfd_cloexec(&memory.file, 3)
-            .map_err(|errno| refusal(errno, "sharing a buffer"))
     }
 
     /// Calls `f` with the requests that use the buffer, those that completed dropped. `None` if

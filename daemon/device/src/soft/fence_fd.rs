@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::buffer::refusal;
+use super::fence::Fence;
 use super::limits::{Permit, Quota};
-use super::signal::{EIO, Fence, Signal, Waiter};
+use super::signal::{EIO, Signal, Waiter};
 use crate::DeviceError;
 
 /// Bytes of the packet.

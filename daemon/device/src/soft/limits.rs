@@ -34,6 +34,13 @@ impl Quota {
         Self::of(limit.map_or(u64::MAX, |limit| limit / 4 * 3), DeviceError::OutOfFds)
     }
 
+    /// Fds of syncobjs, of those above: an eighth of `RLIMIT_NOFILE`. Unlike the others they can
+    /// outlive the session that made them, in the hands of other processes.
+    pub(super) fn syncobj_fds() -> Arc<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self::of(limit.map_or(u64::MAX, |limit| limit / 8), DeviceError::OutOfFds)
+    }
+
     fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
         Arc::new(Self { left: AtomicU64::new(left), refusal })
     }

@@ -17,14 +17,20 @@
 mod buffer;
 mod context;
 mod fault;
+mod fence;
 mod fence_fd;
 mod limits;
+mod order;
 mod reaper;
 mod request;
+mod shared;
 mod signal;
 mod space;
 mod submit;
+mod syncobj;
+mod syncobj_fd;
 mod sys;
+mod watch;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,19 +39,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gpu_broker_soft_gpu::gpu::{Gpu, Threads};
 use gpu_broker_soft_gpu::{ENGINES, TIMESTAMP_HZ};
 
-use self::buffer::Quotas;
+use self::buffer::{Quotas, Users};
 use self::context::ContextShared;
 use self::fence_fd::Exports;
-use self::signal::Watch;
+use self::order::{Order, Turn};
+use self::shared::SharedBuffers;
+use self::signal::Signal;
 use self::space::Space;
+use self::syncobj_fd::SyncobjExports;
+use self::watch::{Waits, Watch};
 use crate::{
     BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceFile,
     EngineDescription, EngineId, EngineUsage, EventSink, FenceState, Submission, Submitted,
+    SyncobjWait,
 };
 
 pub use self::buffer::Buffer;
 pub use self::context::Context;
-pub use self::signal::Fence;
+pub use self::fence::Fence;
+pub use self::syncobj::Syncobj;
 pub use gpu_broker_soft_gpu::gpu::Config;
 
 /// `I915_VIDEO_CLASS_CAPABILITY_HEVC`.
@@ -67,6 +79,10 @@ pub(crate) struct DeviceShared {
     gpu: Gpu,
     quotas: Arc<Quotas>,
     exports: Arc<Exports>,
+    syncobj_exports: SyncobjExports,
+    shared_buffers: Arc<SharedBuffers>,
+    /// See [`order`].
+    order: Order,
     timelines: AtomicU64,
 }
 
@@ -78,9 +94,9 @@ pub struct SoftFile(Arc<FileShared>);
 pub(crate) struct FileShared {
     device: Arc<DeviceShared>,
     events: Arc<dyn EventSink>,
-    /// Held while a request is entered into what it uses: two requests that share several buffers
-    /// must be in the same order on all of them.
-    order: Mutex<()>,
+    waits: Arc<Waits>,
+    /// See [`order`].
+    order: Arc<Order>,
 }
 
 impl std::fmt::Debug for FileShared {
@@ -111,6 +127,9 @@ impl SoftDevice {
             gpu: threads.gpu().clone(),
             quotas: Quotas::new()?,
             exports: Arc::default(),
+            syncobj_exports: SyncobjExports::default(),
+            shared_buffers: Arc::default(),
+            order: Order::default(),
             timelines: AtomicU64::new(0),
         });
         Ok(Self { threads, shared })
@@ -125,8 +144,25 @@ impl DeviceShared {
 }
 
 impl FileShared {
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reports when `signals`, chosen of the users of a buffer, have fired; true if they have.
+    fn watch(
+        &self,
+        buffer: &Buffer,
+        choose: impl Fn(&Users) -> Vec<Arc<Signal>>,
+        token: u64,
+    ) -> bool {
+        let _turn = Turn::take(&self.order, &self.device.order, std::iter::once(&*buffer.0));
+        match buffer.0.with_users(choose) {
+            None => true,
+            Some(signals) => !Watch::start(&signals, token, Arc::clone(&self.events)),
+        }
+    }
+}
+
+impl Drop for SoftFile {
+    /// Waits of a session that is gone end here; requests go on.
+    fn drop(&mut self) {
+        self.0.waits.unwatch_all();
     }
 }
 
@@ -166,7 +202,8 @@ impl Device for SoftDevice {
 
     fn open(&self, events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
-        Ok(SoftFile(Arc::new(FileShared { device, events, order: Mutex::new(()) })))
+        let waits = Waits::new(Arc::clone(&events));
+        Ok(SoftFile(Arc::new(FileShared { device, events, waits, order: Arc::default() })))
     }
 
     fn engine_usage(&self) -> Vec<EngineUsage> {
@@ -188,6 +225,7 @@ impl DeviceFile for SoftFile {
     type Context = Context;
     type Buffer = Buffer;
     type Fence = Fence;
+    type Syncobj = Syncobj;
 
     fn create_vm(&self) -> Result<Vm, DeviceError> {
         Ok(Vm(Arc::default()))
@@ -217,7 +255,8 @@ impl DeviceFile for SoftFile {
     }
 
     fn create_buffer(&self, size: u64) -> Result<Buffer, DeviceError> {
-        Ok(Buffer::new(size, Arc::clone(&self.0.device.quotas)))
+        let FileShared { device, order, .. } = &*self.0;
+        Ok(Buffer::new(size, &device.quotas, order, &device.shared_buffers))
     }
 
     fn share_buffer(&self, buffer: &Buffer) -> Result<(OwnedFd, u64), DeviceError> {
@@ -225,16 +264,11 @@ impl DeviceFile for SoftFile {
     }
 
     fn buffer_busy(&self, buffer: &Buffer) -> BufferBusy {
-        buffer.busy()
+        buffer.0.busy()
     }
 
     fn watch_buffer(&self, buffer: &Buffer, token: u64) -> bool {
-        let _order = self.0.lock();
-        let signals = buffer.with_users(|users| users.all().cloned().collect::<Vec<_>>());
-        match signals {
-            None => true,
-            Some(signals) => !Watch::start(&signals, token, Arc::clone(&self.0.events)),
-        }
+        self.0.watch(buffer, |users| users.all().cloned().collect(), token)
     }
 
     fn submit(
@@ -260,6 +294,70 @@ impl DeviceFile for SoftFile {
 
     fn merge_fences(&self, first: &Fence, second: &Fence) -> Fence {
         Fence::merge(first, second)
+    }
+
+    fn watch_buffer_access(&self, buffer: &Buffer, write: bool, token: u64) -> bool {
+        self.0.watch(buffer, |users| users.before(write).cloned().collect(), token)
+    }
+
+    fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(Buffer, u64), DeviceError> {
+        let buffer = Buffer::import(&self.0.device.shared_buffers, fd, &self.0.order)?;
+        let size = buffer.0.size();
+        Ok((buffer, size))
+    }
+
+    fn same_buffer(&self, first: &Buffer, second: &Buffer) -> bool {
+        Arc::ptr_eq(&first.0, &second.0)
+    }
+
+    fn timestamp(&self) -> u64 {
+        self.0.device.gpu.ticks()
+    }
+
+    fn create_syncobj(&self, signalled: bool) -> Result<Syncobj, DeviceError> {
+        Ok(Syncobj::new(signalled))
+    }
+
+    fn reset_syncobj(&self, syncobj: &Syncobj) {
+        syncobj.reset();
+    }
+
+    fn signal_syncobj(&self, syncobj: &Syncobj, point: u64) -> Result<(), DeviceError> {
+        self.put_fence(syncobj, point, &Fence::done(0))
+    }
+
+    fn put_fence(&self, syncobj: &Syncobj, point: u64, fence: &Fence) -> Result<(), DeviceError> {
+        syncobj.check_room(point)?;
+        syncobj.put(point, fence);
+        Ok(())
+    }
+
+    fn syncobj_fence(&self, syncobj: &Syncobj, point: u64) -> Option<Fence> {
+        syncobj.fence(point)
+    }
+
+    fn syncobj_point(&self, syncobj: &Syncobj, submitted: bool) -> u64 {
+        syncobj.value(submitted)
+    }
+
+    fn watch_syncobjs(
+        &self,
+        wait: &SyncobjWait<'_, Syncobj>,
+        token: u64,
+    ) -> Result<Option<u32>, DeviceError> {
+        self.0.waits.watch(wait, token)
+    }
+
+    fn unwatch_syncobjs(&self, token: u64) {
+        self.0.waits.unwatch(token);
+    }
+
+    fn export_syncobj(&self, syncobj: &Syncobj) -> Result<OwnedFd, DeviceError> {
+        self.0.device.syncobj_exports.export(syncobj, &self.0.device.quotas)
+    }
+
+    fn import_syncobj(&self, fd: BorrowedFd<'_>) -> Result<Syncobj, DeviceError> {
+        self.0.device.syncobj_exports.import(fd)
     }
 }
 

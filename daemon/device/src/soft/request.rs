@@ -1,6 +1,6 @@
 //! Requests that did not complete on the spot: from their dependencies to their completion.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_soft_gpu::Streamer;
@@ -8,6 +8,7 @@ use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
 use gpu_broker_soft_gpu::memory::Memory;
 use gpu_broker_soft_gpu::scheduler::JobKey;
 
+use super::buffer::Backing;
 use super::context::ContextShared;
 use super::fault::outcome_of;
 use super::signal::{EIO, Signal};
@@ -34,6 +35,12 @@ pub(super) struct Request {
     space: Space,
     batches: Vec<Batch>,
     place: Where,
+    /// Relocations to write before it starts.
+    patches: Vec<Patched>,
+    /// Parts whose turn has come.
+    arrived: AtomicU64,
+    /// The batches have started: all parts are on their engines.
+    begun: AtomicBool,
     /// Dependencies not met, and one for whoever registers them.
     dependencies: AtomicUsize,
     flow: Mutex<Flow>,
@@ -58,19 +65,42 @@ pub(super) struct Parts {
     pub(super) space: Space,
     pub(super) batches: Vec<Batch>,
     pub(super) place: Where,
+    pub(super) patches: Vec<Patched>,
+}
+
+/// A relocation, and the memory it is in.
+#[derive(Debug)]
+pub(super) struct Patched {
+    pub(super) backing: Arc<Backing>,
+    pub(super) offset: u64,
+    pub(super) value: u64,
+}
+
+impl Patched {
+    /// Writes it. Whoever submitted it has checked that it is inside.
+    pub(super) fn write(&self) {
+        let written = self
+            .backing
+            .mapping()
+            .and_then(|mapping| mapping.write(self.offset, &self.value.to_le_bytes()));
+        debug_assert!(written.is_ok(), "a relocation is checked when it is submitted");
+    }
 }
 
 impl Request {
-    pub(super) fn new(context: &Arc<ContextShared>, parts: Parts) -> Arc<Self> {
+    pub(super) fn new(context: &Arc<ContextShared>, serial: u64, parts: Parts) -> Arc<Self> {
         let flow = Flow { left: parts.batches.len(), ..Flow::default() };
         Arc::new(Self {
             context: Arc::clone(context),
-            serial: context.next_serial(),
+            serial,
             slot: parts.slot,
             signal: parts.signal,
             space: parts.space,
             batches: parts.batches,
             place: parts.place,
+            patches: parts.patches,
+            arrived: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
             dependencies: AtomicUsize::new(1),
             flow: Mutex::new(flow),
         })
@@ -100,6 +130,9 @@ impl Request {
             }
         }
         let mut flow = self.lock();
+        if !flow.cancelled {
+            self.patches.iter().for_each(Patched::write);
+        }
         let gpu = &self.context.file.device.gpu;
         let mut parts = engines.into_iter().zip(streamers).zip(&self.batches).enumerate();
         while let Some((part, ((engine, mut streamer), batch))) = parts.next() {
@@ -133,6 +166,9 @@ impl Request {
         engine: usize,
         streamer: Box<Streamer>,
     ) -> Result<(), Outcome> {
+        // Nobody waits for its start yet.
+        self.begun.store(true, Ordering::Relaxed);
+        self.signal.begin(&mut Vec::new());
         let mut flow = self.lock();
         let job = Job { work: Arc::<Self>::clone(self), part: 0, streamer };
         match unfinished.queue(job, self.context.priority()) {
@@ -161,8 +197,20 @@ impl Request {
 
     /// Completes the request and launches what waited for it. On an engine's thread, without locks.
     pub(super) fn complete(self: Arc<Self>, outcome: Outcome) {
+        Self::complete_all(vec![(self, outcome)]);
+    }
+
+    /// Launches requests whose dependencies are met.
+    fn launch_all(requests: Vec<Arc<Self>>) {
+        let launch = |request: Arc<Self>| match request.launch() {
+            Ok(()) => None,
+            Err(outcome) => Some((request, outcome)),
+        };
+        Self::complete_all(requests.into_iter().filter_map(launch).collect());
+    }
+
+    fn complete_all(mut over: Vec<(Arc<Self>, Outcome)>) {
         let mut ready = Vec::new();
-        let mut over = vec![(self, outcome)];
         // Requests that are cancelled before they run form chains of any length.
         while let Some((request, outcome)) = over.pop() {
             request.settle(outcome, &mut ready);
@@ -204,6 +252,27 @@ impl Request {
 }
 
 impl Work for Request {
+    /// The parts of a request start together: when the last of them has its turn.
+    fn may_run(&self, part: usize) -> bool {
+        if self.begun.load(Ordering::Acquire) {
+            return true;
+        }
+        let bit = 1 << part;
+        let arrived = self.arrived.fetch_or(bit, Ordering::AcqRel) | bit;
+        if arrived.count_ones() as usize != self.batches.len() {
+            return false;
+        }
+        if !self.begun.swap(true, Ordering::AcqRel) {
+            let mut ready = Vec::new();
+            self.signal.begin(&mut ready);
+            Self::launch_all(ready);
+            if self.batches.len() > 1 {
+                self.context.file.device.gpu.memory_changed();
+            }
+        }
+        true
+    }
+
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory)) {
         run(&View::new(&self.space));
     }

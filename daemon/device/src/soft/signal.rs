@@ -1,16 +1,20 @@
-//! Completion: signals, who waits for them, and fences made of them.
+//! Completion: signals, and who waits for them.
 
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::fence_fd::Export;
 use super::request::Request;
-use crate::{DeviceEvent, EventSink, FenceState};
+use super::watch::{SyncWaiter, Watch};
 
 /// The kernel's errno for work that was lost.
 pub(super) const EIO: i32 = 5;
 
 const PENDING: i32 = -1;
+
+/// Waiters of a signal before the first look for some that nobody needs any more.
+const PRUNE_MIN: usize = 64;
 
 /// Completion of one request, or of a merge. Everybody who waits for a request holds this, not the
 /// request, whose memory is free as soon as it completed.
@@ -18,11 +22,25 @@ const PENDING: i32 = -1;
 pub(super) struct Signal {
     /// [`PENDING`], 0, or a positive errno.
     state: AtomicI32,
-    /// Requests of one timeline complete in order. 0 belongs to none.
+    /// Requests of one timeline complete in the order of their serials. 0 belongs to none.
     timeline: u64,
+    serial: u64,
     /// Engine classes, as bits.
     classes: u16,
-    waiters: Mutex<Vec<Waiter>>,
+    /// What a merge is of. Weak: what has fired is not kept for the sake of later points of a
+    /// timeline.
+    sources: Option<[Weak<Self>; 2]>,
+    waiters: Mutex<Waiters>,
+}
+
+/// What the lock of a signal protects.
+#[derive(Debug, Default)]
+struct Waiters {
+    list: Vec<Waiter>,
+    /// Length of the list at which it is next looked through.
+    prune_at: usize,
+    /// The work has started.
+    begun: bool,
 }
 
 /// What happens when a signal fires.
@@ -30,44 +48,43 @@ pub(super) struct Signal {
 pub(super) enum Waiter {
     /// A request has one dependency less.
     Request(Arc<Request>),
-    /// A merged fence does.
-    Merge(Arc<Merge>),
+    /// The same, but already when the work starts.
+    Start(Arc<Request>),
+    /// A merged fence has. `quiet`: this one's error is not the fence's.
+    Merge {
+        /// The fence.
+        merge: Arc<Merge>,
+        /// See above.
+        quiet: bool,
+    },
     /// The owner of a buffer wants to know.
     Watch(Arc<Watch>),
+    /// Somebody waits for syncobjs.
+    Syncobj(SyncWaiter),
     /// An fd becomes readable.
     Export(Export),
 }
 
-/// A fence of several signals.
-#[derive(Debug)]
-pub(super) struct Merge {
-    left: AtomicUsize,
-    /// 0, or the first errno.
-    error: AtomicI32,
-    signal: Arc<Signal>,
-}
-
-/// Who wants to know that a buffer is idle.
-pub(super) struct Watch {
-    left: AtomicUsize,
-    token: u64,
-    events: Arc<dyn EventSink>,
-}
-
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").field("token", &self.token).finish_non_exhaustive()
+impl Waiter {
+    /// Whether it was found that nobody would notice if this was never told.
+    fn is_dead(&self) -> bool {
+        match self {
+            Self::Merge { merge, .. } => merge.dead.load(Ordering::Relaxed),
+            Self::Syncobj(waiter) => waiter.is_over(),
+            Self::Request(_) | Self::Start(_) | Self::Watch(_) | Self::Export(_) => false,
+        }
     }
 }
 
 impl Signal {
-    pub(super) fn new(timeline: u64, classes: u16) -> Arc<Self> {
-        Arc::new(Self {
-            state: AtomicI32::new(PENDING),
-            timeline,
-            classes,
-            waiters: Mutex::default(),
-        })
+    /// Of a request.
+    pub(super) fn new(timeline: u64, serial: u64, classes: u16) -> Arc<Self> {
+        Arc::new(Self::with(timeline, serial, classes, None))
+    }
+
+    fn with(timeline: u64, serial: u64, classes: u16, sources: Option<[Weak<Self>; 2]>) -> Self {
+        let state = AtomicI32::new(PENDING);
+        Self { state, timeline, serial, classes, sources, waiters: Mutex::default() }
     }
 
     /// `None` while pending, then 0 or a positive errno.
@@ -81,7 +98,7 @@ impl Signal {
 
     /// Whether this completes after `other` for sure, being later on the same timeline.
     pub(super) const fn is_after(&self, other: &Self) -> bool {
-        self.timeline == other.timeline && self.timeline != 0
+        self.timeline == other.timeline && self.timeline != 0 && self.serial >= other.serial
     }
 
     /// Registers a waiter.
@@ -90,11 +107,51 @@ impl Signal {
     /// The signal has fired; the waiter comes back.
     pub(super) fn wait(&self, waiter: Waiter) -> Result<(), Waiter> {
         let mut waiters = self.lock();
-        if self.state().is_some() {
+        let too_late =
+            self.state().is_some() || (waiters.begun && matches!(waiter, Waiter::Start(_)));
+        if too_late {
             return Err(waiter);
         }
-        waiters.push(waiter);
+        if waiters.list.len() >= waiters.prune_at.max(PRUNE_MIN) {
+            waiters.prune();
+            waiters.prune_at = 2 * waiters.list.len();
+        }
+        waiters.list.push(waiter);
         Ok(())
+    }
+
+    /// The work has started. Requests that waited for that alone go to `ready`. Called without any
+    /// lock held.
+    pub(super) fn begin(&self, ready: &mut Vec<Arc<Request>>) {
+        let mut waiters = self.lock();
+        waiters.begun = true;
+        let starts = waiters.list.extract_if(.., |waiter| matches!(waiter, Waiter::Start(_)));
+        let starts: Vec<_> = starts.collect();
+        drop(waiters);
+        for waiter in starts {
+            if let Waiter::Start(request) = waiter
+                && request.dependency_met()
+            {
+                ready.push(request);
+            }
+        }
+    }
+
+    /// The signals of requests among what this is of that have not started: who starts along with
+    /// this waits for them.
+    pub(super) fn not_begun(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        let (mut found, mut seen, mut left) = (Vec::new(), HashSet::new(), vec![Arc::clone(self)]);
+        while let Some(signal) = left.pop() {
+            if signal.state().is_some() || !seen.insert(Arc::as_ptr(&signal)) {
+                continue;
+            }
+            match &signal.sources {
+                Some(sources) => left.extend(sources.iter().filter_map(Weak::upgrade)),
+                None if signal.lock().begun => {}
+                None => found.push(signal),
+            }
+        }
+        found
     }
 
     /// Fires with 0 or a positive errno. Requests that have no dependency left go to `ready`.
@@ -106,35 +163,72 @@ impl Signal {
             let waiters = {
                 let mut waiters = signal.lock();
                 signal.state.store(errno, Ordering::Release);
-                std::mem::take(&mut *waiters)
+                std::mem::take(&mut waiters.list)
             };
             for waiter in waiters {
                 match waiter {
-                    Waiter::Request(request) => {
+                    Waiter::Request(request) | Waiter::Start(request) => {
                         if request.dependency_met() {
                             ready.push(request);
                         }
                     }
-                    Waiter::Merge(merge) => firing.extend(merge.met(errno)),
-                    Waiter::Watch(watch) => {
-                        if watch.met() {
-                            watch.events.report(DeviceEvent::BufferIdle { token: watch.token });
-                        }
+                    Waiter::Merge { merge, quiet } => {
+                        firing.extend(merge.met(if quiet { 0 } else { errno }));
                     }
+                    Waiter::Watch(watch) => watch.signalled(),
+                    Waiter::Syncobj(waiter) => waiter.signalled(),
                     Waiter::Export(export) => export.fire(errno),
                 }
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waiter>> {
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Waiters {
+    /// Drops waiters that nobody needs any more: those of waits that were given up, and of merges
+    /// whose fence is gone. Without it a client could make a pending signal's list grow for ever.
+    fn prune(&mut self) {
+        let mut alive = HashSet::new();
+        // The latest first: what was merged of a merge came later, and is looked at only once.
+        for waiter in self.list.iter().rev() {
+            if let Waiter::Merge { merge, .. } = waiter {
+                merge.examine(&mut alive);
+            }
+        }
+        self.list.retain(|waiter| !waiter.is_dead());
+    }
+}
+
+/// A fence of two signals.
+#[derive(Debug)]
+pub(super) struct Merge {
+    left: AtomicUsize,
+    /// 0, or the first errno.
+    error: AtomicI32,
+    signal: Arc<Signal>,
+    /// No fence is left of it and nothing waits for it: nothing ever will.
+    dead: AtomicBool,
+}
+
 impl Merge {
+    /// Of what is pending of two; three times [`Self::met`] will fire it.
+    pub(super) fn of(sources: [Option<&Arc<Signal>>; 2]) -> Arc<Self> {
+        let classes = sources.iter().flatten().fold(0, |bits, signal| bits | signal.classes());
+        let sources = sources.map(|signal| signal.map_or_else(Weak::new, Arc::downgrade));
+        Arc::new(Self {
+            left: AtomicUsize::new(3),
+            error: AtomicI32::new(0),
+            signal: Arc::new(Signal::with(0, 0, classes, Some(sources))),
+            dead: AtomicBool::new(false),
+        })
+    }
+
     /// One of its signals fired; if it was the last, what fires now.
-    fn met(&self, errno: i32) -> Option<(Arc<Signal>, i32)> {
+    pub(super) fn met(&self, errno: i32) -> Option<(Arc<Signal>, i32)> {
         if errno != 0 {
             // An error that is there already came first.
             let _ = self.error.compare_exchange(0, errno, Ordering::Relaxed, Ordering::Relaxed);
@@ -142,92 +236,47 @@ impl Merge {
         (self.left.fetch_sub(1, Ordering::AcqRel) == 1)
             .then(|| (Arc::clone(&self.signal), self.error.load(Ordering::Relaxed)))
     }
-}
 
-impl Watch {
-    /// Watches signals; false if all have fired already, and then nothing is reported.
-    pub(super) fn start(signals: &[Arc<Signal>], token: u64, events: Arc<dyn EventSink>) -> bool {
-        // One more than there are signals: it must not report before all are registered.
-        let watch = Arc::new(Self { left: AtomicUsize::new(signals.len() + 1), token, events });
-        for signal in signals {
-            if signal.wait(Waiter::Watch(Arc::clone(&watch))).is_err() {
-                watch.met();
+    /// What fires.
+    pub(super) fn signal(&self) -> Arc<Signal> {
+        Arc::clone(&self.signal)
+    }
+
+    /// Finds out whether it is dead, and which of what was merged of it are; `alive` are those that
+    /// were found not to be. Not by recursion: chains of merges are as long as timelines.
+    ///
+    /// Locks go from a signal to what was merged of it, which came later, so never in a circle.
+    fn examine(self: &Arc<Self>, alive: &mut HashSet<*const Self>) {
+        let mut path = vec![Arc::clone(self)];
+        while let Some(merge) = path.last() {
+            // Only the merge itself holds its signal: nobody is left who could begin to wait.
+            let next =
+                if Arc::strong_count(&merge.signal) == 1 { merge.last_waiter() } else { Err(()) };
+            match next {
+                Ok(None) => {
+                    merge.dead.store(true, Ordering::Relaxed);
+                    path.pop();
+                }
+                Ok(Some(next)) if !alive.contains(&Arc::as_ptr(&next)) => path.push(next),
+                Ok(Some(_)) | Err(()) => {
+                    alive.extend(path.iter().map(Arc::as_ptr));
+                    return;
+                }
             }
         }
-        !watch.met()
     }
 
-    fn met(&self) -> bool {
-        self.left.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-}
-
-/// Completion of a request, as a file of the device hands it out.
-#[derive(Clone, Debug)]
-pub struct Fence(pub(super) FenceKind);
-
-#[derive(Clone, Debug)]
-pub(super) enum FenceKind {
-    /// Signalled: 0 or a positive errno.
-    Done(i32),
-    /// Of something that was pending when the fence was made.
-    Of(Arc<Signal>),
-}
-
-impl Fence {
-    pub(super) const fn done(errno: i32) -> Self {
-        Self(FenceKind::Done(errno))
-    }
-
-    pub(super) const fn of(signal: Arc<Signal>) -> Self {
-        Self(FenceKind::Of(signal))
-    }
-
-    /// `None` while pending, then 0 or a positive errno.
-    pub(super) fn result(&self) -> Option<i32> {
-        match &self.0 {
-            FenceKind::Done(errno) => Some(*errno),
-            FenceKind::Of(signal) => signal.state(),
-        }
-    }
-
-    /// The signal, while it has not fired.
-    pub(super) fn pending(&self) -> Option<&Arc<Signal>> {
-        match &self.0 {
-            FenceKind::Done(_) => None,
-            FenceKind::Of(signal) => Some(signal).filter(|signal| signal.state().is_none()),
-        }
-    }
-
-    pub(super) fn state(&self) -> FenceState {
-        match self.result() {
-            None => FenceState::Pending,
-            Some(0) => FenceState::Signalled,
-            Some(errno) => FenceState::Failed(errno),
-        }
-    }
-
-    pub(super) fn merge(first: &Self, second: &Self) -> Self {
-        let classes = [first, second].into_iter().filter_map(|fence| fence.pending());
-        let signal = Signal::new(0, classes.fold(0, |bits, signal| bits | signal.classes()));
-        let merge = Arc::new(Merge {
-            left: AtomicUsize::new(3),
-            error: AtomicI32::new(0),
-            signal: Arc::clone(&signal),
-        });
-        for fence in [first, second] {
-            let waiting = match fence.pending() {
-                Some(signal) => signal.wait(Waiter::Merge(Arc::clone(&merge))).is_ok(),
-                None => false,
-            };
-            if !waiting {
-                merge.met(fence.result().unwrap_or(0));
-            }
-        }
-        // The third keeps it from firing before both are registered, here where nobody waits yet.
-        match merge.met(0) {
-            Some((_, errno)) => Self::done(errno),
-            None => Self::of(signal),
+    /// The last merge that waits for this one, the dead ones dropped.
+    ///
+    /// # Errors
+    /// Something else waits.
+    fn last_waiter(&self) -> Result<Option<Arc<Self>>, ()> {
+        let mut waiters = self.signal.lock();
+        waiters.list.retain(|waiter| !waiter.is_dead());
+        match waiters.list.last() {
+            None => Ok(None),
+            Some(Waiter::Merge { merge, .. }) => Ok(Some(Arc::clone(merge))),
+            Some(_) => Err(()),
         }
     }
 }

@@ -8,11 +8,13 @@ use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
 use super::context::{ContextShared, ContextState};
 use super::fault::outcome_of;
-use super::request::{Parts, Request, Where, errno_of};
-use super::signal::{EIO, Fence, Signal, Waiter};
+use super::fence::Fence;
+use super::order::Turn;
+use super::request::{Parts, Patched, Request, Where, errno_of};
+use super::signal::{EIO, Signal, Waiter};
 use super::space::{Space, View};
 use super::{FileShared, SoftFile};
-use crate::{Batch, DeviceError, EngineId, Outcome, Placement, Submission, Submitted};
+use crate::{Batch, DeviceError, EngineId, Outcome, Patch, Placement, Submission, Submitted};
 
 /// What the kernel answers where batches and engines do not fit.
 const EINVAL: i32 = 22;
@@ -48,15 +50,38 @@ pub(super) fn submit(
     // Whatever can fail comes first, so that nothing is queued or bound then.
     let place = Place::of(submission)?;
     for object in submission.objects {
-        object.buffer.backing()?;
+        object.buffer.0.backing()?;
     }
-    let _order = file.lock();
+    check_patches(submission)?;
+    for (syncobj, point) in submission.signals {
+        syncobj.check_room(*point)?;
+    }
+    let submitted = enter_or_run(file, context, submission, place)?;
+    // Without a lock: somebody may be waiting for it, and is told.
+    if let Some(fence) = &submitted.fence {
+        for (syncobj, point) in submission.signals {
+            syncobj.put(*point, fence);
+        }
+    }
+    Ok(submitted)
+}
+
+/// The part of [`submit`] that other submissions must not come between.
+fn enter_or_run(
+    file: &Arc<FileShared>,
+    context: &Arc<ContextShared>,
+    submission: &SoftSubmission<'_>,
+    place: Place<'_>,
+) -> Result<Submitted<Fence>, DeviceError> {
+    let buffers = submission.objects.iter().map(|object| &*object.buffer.0);
+    let _turn = Turn::take(&file.order, &file.device.order, buffers);
     let space = bind(context, submission)?;
     if context.is_cancelled() {
         return Ok(done(submission, Outcome::Cancelled));
     }
+    let patches = patch(submission)?;
     let mut state = context.lock();
-    let attempt = if is_free(context, &mut state, submission) {
+    let attempt = if patches.is_empty() && is_free(context, &mut state, submission) {
         run_here(file, context, &mut state, submission, &space, place)
     } else {
         Attempt::Not
@@ -73,7 +98,7 @@ pub(super) fn submit(
         Attempt::Begun(begun) => Some(begun),
         Attempt::Not => None,
     };
-    let request = enter(context, &mut state, submission, space, place);
+    let request = enter(context, &mut state, submission, (space, patches), place);
     drop(state);
     let launched = match begun {
         Some(begun) => request.go_on(begun.unfinished, begun.engine, begun.streamer),
@@ -81,26 +106,67 @@ pub(super) fn submit(
         None => Ok(()),
     };
     if let Err(outcome) = launched {
-        // It was cancelled, or the device stopped, in this moment. `order` is held, so that nobody
+        // It was cancelled, or the device stopped, in this moment. The turn is held, so that nobody
         // depends on the request yet.
         context.lock().leave(request.serial);
         request.signal.fire(EIO, &mut Vec::new());
         return Ok(done(submission, outcome));
     }
-    let fence = submission.want_fence.then(|| Fence::of(Arc::clone(&request.signal)));
+    let fence = wants_fence(submission).then(|| Fence::of(Arc::clone(&request.signal)));
     Ok(Submitted { fence, done: None })
 }
 
 fn done(submission: &SoftSubmission<'_>, outcome: Outcome) -> Submitted<Fence> {
-    let fence = submission.want_fence.then(|| Fence::done(errno_of(&outcome)));
+    let fence = wants_fence(submission).then(|| Fence::done(errno_of(&outcome)));
     Submitted { fence, done: Some(outcome) }
+}
+
+const fn wants_fence(submission: &SoftSubmission<'_>) -> bool {
+    submission.want_fence || !submission.signals.is_empty()
+}
+
+/// # Errors
+/// A relocation lies outside its object.
+fn check_patches(submission: &SoftSubmission<'_>) -> Result<(), DeviceError> {
+    let is_inside = |patch: &Patch| {
+        let size = submission.objects.get(patch.object).map(|object| object.buffer.0.size());
+        let end = patch.offset.checked_add(size_of::<u64>() as u64);
+        size.zip(end).is_some_and(|(size, end)| end <= size)
+    };
+    if submission.patches.iter().all(is_inside) {
+        Ok(())
+    } else {
+        Err(DeviceError::Os { errno: EINVAL, doing: "looking at relocations" })
+    }
+}
+
+/// Writes relocations, if nobody uses the memory they are in; otherwise answers them, for when
+/// nobody does. The kernel writes them in any case while it submits, and waits for that until the
+/// memory is idle.
+fn patch(submission: &SoftSubmission<'_>) -> Result<Vec<Patched>, DeviceError> {
+    if submission.patches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let patched = submission.patches.iter().map(|patch| {
+        let body = &*submission.objects[patch.object].buffer.0;
+        let backing = Arc::clone(body.backing()?);
+        Ok(Patched { backing, offset: patch.offset, value: patch.value })
+    });
+    let patched = patched.collect::<Result<Vec<_>, DeviceError>>()?;
+    let is_used =
+        |patch: &Patch| submission.objects[patch.object].buffer.0.with_users(|_| ()).is_some();
+    if submission.patches.iter().any(is_used) {
+        return Ok(patched);
+    }
+    patched.iter().for_each(Patched::write);
+    Ok(Vec::new())
 }
 
 /// Binds what is new and takes the snapshot.
 fn bind(context: &ContextShared, submission: &SoftSubmission<'_>) -> Result<Space, DeviceError> {
     let mut space = context.vm.lock();
     for object in submission.objects.iter().filter(|object| object.fresh) {
-        space.bind(object.address, object.size, Arc::clone(object.buffer.backing()?));
+        space.bind(object.address, object.size, Arc::clone(object.buffer.0.backing()?));
     }
     Ok(space.clone())
 }
@@ -115,9 +181,13 @@ fn is_free(
     last.take_if(|last| last.state().is_some());
     last.is_none()
         && submission.after.iter().all(|fence| fence.pending().is_none())
+        && submission
+            .along
+            .iter()
+            .all(|fence| fence.pending().is_none_or(|signal| signal.not_begun().is_empty()))
         && submission.objects.iter().all(|object| {
             let waits = |users: &super::buffer::Users| users.before(object.write).next().is_some();
-            object.asynchronous || !object.buffer.with_users(waits).unwrap_or(false)
+            object.asynchronous || !object.buffer.0.with_users(waits).unwrap_or(false)
         })
 }
 
@@ -158,32 +228,61 @@ fn enter(
     context: &Arc<ContextShared>,
     state: &mut ContextState,
     submission: &SoftSubmission<'_>,
-    space: Space,
+    (space, patches): (Space, Vec<Patched>),
     place: Place<'_>,
 ) -> Arc<Request> {
     state.slot(context, submission.slot, submission.batches.len());
     let timeline = state.timeline(context, submission.slot);
-    let signal = Signal::new(timeline.timeline, place.classes());
+    let serial = context.next_serial();
+    let signal = Signal::new(timeline.timeline, serial, place.classes());
     let mut before: Vec<Arc<Signal>> = Vec::new();
     before.extend(timeline.last.replace(Arc::clone(&signal)));
     before.extend(submission.after.iter().filter_map(|fence| fence.pending().cloned()));
-    for object in submission.objects.iter().filter(|object| !object.asynchronous) {
-        object.buffer.with_users(|users| before.extend(users.before(object.write).cloned()));
-    }
-    for object in submission.objects {
-        object.buffer.enter(&signal, object.write, !object.asynchronous);
-    }
+    enter_objects(submission, &signal, !patches.is_empty(), &mut before);
     let batches: Vec<Batch> = submission.batches.to_vec();
-    let parts = Parts { slot: submission.slot, signal, space, batches, place: place.to_where() };
-    let request = Request::new(context, parts);
+    let slot = submission.slot;
+    let place = place.to_where();
+    let request =
+        Request::new(context, serial, Parts { slot, signal, space, batches, place, patches });
     state.enter(request.serial, &request);
-    for signal in before {
+    let depend = |signal: &Signal, waiter: Waiter| {
         request.add_dependency();
-        if signal.wait(Waiter::Request(Arc::clone(&request))).is_err() {
+        if signal.wait(waiter).is_err() {
             request.dependency_met();
         }
+    };
+    for signal in before {
+        depend(&signal, Waiter::Request(Arc::clone(&request)));
+    }
+    for signal in submission.along.iter().filter_map(Fence::pending).flat_map(Signal::not_begun) {
+        depend(&signal, Waiter::Start(Arc::clone(&request)));
     }
     request
+}
+
+/// Enters a request into the buffers it uses; adds those it has to wait for to `before`. With
+/// `patched`, relocations are still to be written: they are writes that wait, whatever the flags of
+/// their objects say.
+fn enter_objects(
+    submission: &SoftSubmission<'_>,
+    signal: &Arc<Signal>,
+    patched: bool,
+    before: &mut Vec<Arc<Signal>>,
+) {
+    let objects = || {
+        submission.objects.iter().enumerate().map(|(index, object)| {
+            let patched = patched && submission.patches.iter().any(|patch| patch.object == index);
+            (&object.buffer.0, object.write || patched, !object.asynchronous || patched)
+        })
+    };
+    for (buffer, write, waits) in objects() {
+        if waits {
+            buffer.with_users(|users| before.extend(users.before(write).cloned()));
+        }
+    }
+    for (buffer, write, waits) in objects() {
+        buffer.enter(signal, write, waits);
+    }
 }
 
 /// Where a submission may run: engines that exist, as many as there are batches.

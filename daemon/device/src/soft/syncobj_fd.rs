@@ -1,0 +1,115 @@
+//! Syncobjs as fds: one end of a socket pair, which says nothing and is known by its cookie.
+//!
+//! The device keeps the other end, and with it the object, until the kernel says that no process
+//! holds the fd any more. It looks now and then, not all the time: at most as many are left over as
+//! are in use, or [`SWEEP_MIN`].
+
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
+
+use super::buffer::{Quotas, refusal};
+use super::limits::Permit;
+use super::syncobj::Syncobj;
+use crate::DeviceError;
+
+/// Fds in the table before the first look for some that nobody holds.
+const SWEEP_MIN: usize = 64;
+
+/// Exported syncobjs, by the cookie of the client's end: a number the kernel gives to one socket
+/// and never again.
+#[derive(Debug, Default)]
+pub(super) struct SyncobjExports(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    by_cookie: HashMap<u64, Export>,
+    /// Length at which it is next looked through.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Export {
+    ours: OwnedFd,
+    syncobj: Syncobj,
+    _permits: [Permit; 2],
+}
+
+impl SyncobjExports {
+    /// Makes an fd of a syncobj.
+    ///
+    /// # Errors
+    /// Out of fds.
+    pub(super) fn export(
+        &self,
+        syncobj: &Syncobj,
+        quotas: &Quotas,
+    ) -> Result<OwnedFd, DeviceError> {
+        let permits = self.permits(quotas)?;
+        let os = |errno| refusal(errno, "making an fd of a syncobj");
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .map_err(os)?;
+        // Nobody reads what holders might send.
+        rustix::net::shutdown(&ours, Shutdown::Read).map_err(os)?;
+        let cookie = sockopt::socket_cookie(&theirs).map_err(os)?;
+        let export = Export { ours, syncobj: syncobj.clone(), _permits: permits };
+        let mut table = self.lock();
+        if table.by_cookie.len() >= table.sweep_at.max(SWEEP_MIN) {
+            table.sweep();
+        }
+        table.by_cookie.insert(cookie, export);
+        Ok(theirs)
+    }
+
+    /// The syncobj behind an fd.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotASyncobj`] for anything that [`Self::export`] did not make.
+    pub(super) fn import(&self, fd: BorrowedFd<'_>) -> Result<Syncobj, DeviceError> {
+        let cookie = sockopt::socket_cookie(fd).map_err(|_| DeviceError::NotASyncobj)?;
+        let table = self.lock();
+        let export = table.by_cookie.get(&cookie).ok_or(DeviceError::NotASyncobj)?;
+        Ok(export.syncobj.clone())
+    }
+
+    /// Room for one more, if need be made by looking for fds that nobody holds.
+    fn permits(&self, quotas: &Quotas) -> Result<[Permit; 2], DeviceError> {
+        let take = || Ok([quotas.syncobj_fds.take()?, quotas.fds.take()?]);
+        take().or_else(|_: DeviceError| {
+            self.lock().sweep();
+            take()
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Drops what no process holds any more: the kernel hangs up on our end then.
+    fn sweep(&mut self) {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ends: Vec<_> = self.by_cookie.iter().collect();
+        let mut fds: Vec<_> =
+            ends.iter().map(|(_, end)| PollFd::new(&end.ours, PollFlags::empty())).collect();
+        // More fds than the process may have open cannot be in the table; if poll fails
+        // nevertheless, nothing is dropped this time.
+        if poll(&mut fds, Some(&now)).is_ok() {
+            let closed = fds.iter().map(|fd| fd.revents().contains(PollFlags::HUP));
+            let closed: Vec<u64> = closed
+                .zip(&ends)
+                .filter_map(|(is_closed, (cookie, _))| is_closed.then_some(**cookie))
+                .collect();
+            for cookie in closed {
+                self.by_cookie.remove(&cookie);
+            }
+        }
+        self.sweep_at = 2 * self.by_cookie.len();
+    }
+}
