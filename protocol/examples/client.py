@@ -129,7 +129,7 @@ def create_context(broker):
 
 def create_batch(broker):
     """A buffer that holds an empty batch."""
-    reply, _ = broker.request(BUFFER_CREATE, struct.pack("<QI", 4096, 0))
+    reply, _ = broker.request(BUFFER_CREATE, struct.pack("<QIB", 4096, 0, 0))
     handle, size = reply.take("I"), reply.take("Q")
     reply.end()
     reply, fds = broker.request(BUFFER_MAP, struct.pack("<I", handle))

@@ -3,7 +3,7 @@
 use gpu_broker_protocol::execbuf::{flag, object_flag};
 use gpu_broker_protocol::param::number;
 use gpu_broker_protocol::version::feature;
-use gpu_broker_protocol::{EpitaphCode, HeaderFlags, Opcode, Reason, limits, version};
+use gpu_broker_protocol::{EpitaphCode, HeaderFlags, Opcode, Reason, limits, syncobj, version};
 
 use crate::{golden, samples};
 
@@ -35,28 +35,41 @@ fn every_opcode() {
     assert_eq!(listed, Opcode::ALL.len(), "WIRE.md lists an opcode that does not exist");
 }
 
-#[test]
-fn every_refusal() {
-    let table = WIRE.split("## 9. Refusals").nth(1).expect("section 9");
-    let table = table.split("## 10.").next().expect("it ends");
-    let mut rows = table.lines().filter(|line| line.starts_with('|'));
-    rows.by_ref().take(2).for_each(drop);
-    let rows: Vec<&str> = rows.collect();
-    assert_eq!(rows.len(), Reason::ALL.len(), "as many rows as reasons");
-    for (row, reason) in rows.iter().zip(Reason::ALL) {
-        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
-        let code = (*reason as u16).to_string();
-        assert_eq!(cells[..2], [code.as_str(), &format!("`{}`", reason.name())]);
-        assert_eq!(errno_of(cells[2]), reason.errno(), "{}", reason.name());
-        assert_eq!(cells[3], reason.sentence());
-    }
+/// The rows of the table of refusals, from the code.
+fn refusal_rows() -> String {
+    let row = |reason: &Reason| {
+        let errno = errno_name(reason.errno());
+        let (code, name) = (*reason as u16, reason.name());
+        format!("| {code} | `{name}` | {errno} | {} |\n", reason.sentence())
+    };
+    Reason::ALL.iter().map(row).collect()
 }
 
-/// The errno with this name, as the code's own table has it.
-fn errno_of(name: &str) -> i32 {
+/// The table says what the code says; GPU_BROKER_BLESS=1 writes it.
+#[test]
+fn every_refusal() {
+    let head = "| Code | Name | Errno | Sentence |\n|---|---|---|---|\n";
+    let (before, table) = WIRE.split_once(head).expect("section 9 has a table");
+    let (rows, after) = table.split_once("\n\n").expect("it ends");
+    let expected = refusal_rows();
+    if std::env::var_os("GPU_BROKER_BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/WIRE.md");
+        let text = format!("{before}{head}{expected}\n{after}");
+        std::fs::write(path, text).expect("write WIRE.md");
+        return;
+    }
+    let mut rows = rows.lines();
+    for row in expected.lines() {
+        assert_eq!(rows.next(), Some(row), "GPU_BROKER_BLESS=1 writes the table");
+    }
+    assert_eq!(rows.next(), None, "a refusal that does not exist");
+}
+
+/// The name of an errno, as the code's own table has it.
+fn errno_name(number: i32) -> &'static str {
     let source = include_str!("../../src/refusal.rs");
-    let (_, after) = source.split_once(&format!("pub const {name}: i32 = ")).expect(name);
-    after.split(';').next().and_then(|n| n.parse().ok()).expect("a number")
+    let (before, _) = source.split_once(&format!(": i32 = {number};")).expect("in the table");
+    before.rsplit(' ').next().expect("a name")
 }
 
 #[test]
@@ -90,7 +103,9 @@ fn every_limit() {
         EXTENSIONS_PER_CHAIN_MAX ENGINE_SLOTS_MAX CONTEXTS_PER_SESSION_MAX VMS_PER_SESSION_MAX
         BUFFERS_PER_SESSION_MAX BUFFER_BYTES_MAX BUFFER_MEMORY_PER_SESSION_BYTES_MAX
         OBJECTS_PER_EXECBUF_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
-        PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX SESSIONS_MAX_DEFAULT
+        SYNCOBJS_PER_SESSION_MAX SYNCOBJS_PER_REQUEST_MAX TIMELINE_POINTS_PENDING_MAX
+        SYNCOBJ_EXPORTS_PER_SESSION_MAX QUERY_ITEMS_MAX FENCES_PER_EXECBUF_MAX
+        RELOCATIONS_PER_EXECBUF_MAX PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX SESSIONS_MAX_DEFAULT
         HELLO_TIMEOUT_MS PAGE_BYTES);
 }
 
@@ -114,7 +129,9 @@ fn every_flag() {
         ("FENCE_IN", flag::FENCE_IN),
         ("FENCE_OUT", flag::FENCE_OUT),
         ("BATCH_FIRST", flag::BATCH_FIRST),
+        ("FENCE_ARRAY", flag::FENCE_ARRAY),
         ("FENCE_SUBMIT", flag::FENCE_SUBMIT),
+        ("USE_EXTENSIONS", flag::USE_EXTENSIONS),
         ("WRITE", object_flag::WRITE),
         ("SUPPORTS_48B", object_flag::SUPPORTS_48B),
         ("PINNED", object_flag::PINNED),
@@ -124,6 +141,9 @@ fn every_flag() {
     ] {
         says(&format!("| `{name}` | {value:#x} |"));
     }
+    every!("`{}` | {:#x} |", "../../src/syncobj.rs", "    pub const ", syncobj::flag =>
+        CREATE_SIGNALED WAIT_ALL WAIT_FOR_SUBMIT WAIT_AVAILABLE QUERY_LAST_SUBMITTED SYNC_FILE
+        TIMELINE FENCE_WAIT FENCE_SIGNAL);
     for (name, value) in [
         ("GTT_SIZE", number::GTT_SIZE),
         ("NO_ERROR_CAPTURE", number::NO_ERROR_CAPTURE),
