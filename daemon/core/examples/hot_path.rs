@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use gpu_broker_core::hands::{ContextSpec, Outcome, Submission, Submitted, Update};
 use gpu_broker_core::{Capabilities, Hands, Privileges, Registry, Session, SessionLimits, Time};
-use gpu_broker_protocol::execbuf::{self, ExecObject, Execbuf, ExecbufHead, object_flag};
+use gpu_broker_protocol::execbuf::{
+    self, ExecObject, Execbuf, ExecbufHead, ExecbufLists, object_flag,
+};
 use gpu_broker_protocol::message::BufferCreate;
 use gpu_broker_protocol::{Refusal, SessionId};
 
@@ -18,6 +20,7 @@ impl Hands for Nothing {
     type Context = ();
     type Buffer = u64;
     type Fence = ();
+    type Syncobj = ();
 
     fn create_vm(&self) -> Result<(), Refusal> {
         Ok(())
@@ -38,6 +41,28 @@ impl Hands for Nothing {
         std::hint::black_box(s);
         Ok(Submitted { fence: None, done: Some(Outcome::Completed) })
     }
+    fn same_buffer(&self, first: &u64, second: &u64) -> bool {
+        std::ptr::eq(first, second)
+    }
+    fn create_syncobj(&self, _: bool) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn reset_syncobj(&self, (): &()) {}
+    fn signal_syncobj(&self, (): &(), _: u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn put_fence(&self, (): &(), _: u64, (): &()) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn syncobj_fence(&self, (): &(), _: u64) -> Option<()> {
+        Some(())
+    }
+    fn syncobj_point(&self, (): &(), _: bool) -> u64 {
+        0
+    }
+    fn is_signalled(&self, (): &()) -> bool {
+        true
+    }
 }
 
 fn main() -> Result<(), Refusal> {
@@ -53,7 +78,8 @@ fn main() -> Result<(), Refusal> {
     for count in [1_u32, 4, 16, 64] {
         let mut objects = Vec::new();
         for _ in 0..count {
-            let created = session.buffer_create(&BufferCreate { size: 4096, flags: 0 })?;
+            let created =
+                session.buffer_create(&BufferCreate { size: 4096, flags: 0, regions: None })?;
             objects.push(ExecObject {
                 handle: created.buffer.0,
                 offset: (1 << 33) + u64::from(created.buffer.0) * 65536,
@@ -62,7 +88,8 @@ fn main() -> Result<(), Refusal> {
             });
         }
         let mut body = Vec::new();
-        execbuf::encode(&ExecbufHead::default(), &objects, &mut body);
+        let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
+        execbuf::encode(&ExecbufHead::default(), &lists, &mut body);
         let Ok(request) = Execbuf::decode(&body) else { unreachable!("we encoded it") };
         let mut best = f64::INFINITY;
         // Short rounds, so that on a busy machine the best of them was not interrupted.

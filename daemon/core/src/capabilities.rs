@@ -1,5 +1,6 @@
 //! What the rules need to know of the device (rule table §1).
 
+use gpu_broker_protocol::limits;
 use gpu_broker_protocol::message::EngineInfo;
 use gpu_broker_protocol::param::{EngineId, class};
 
@@ -10,6 +11,14 @@ pub struct Capabilities {
     pub graphics_version: u16,
     /// Release within the major version: 70 in 12.70.
     pub graphics_release: u16,
+    /// PCI device id.
+    pub device_id: u16,
+    /// PCI revision.
+    pub revision: u16,
+    /// Ticks per second of the command streamers' timestamp.
+    pub timestamp_hz: u64,
+    /// Bytes of memory that buffers can live in, as clients are told.
+    pub memory_bytes: u64,
     /// Bytes of a context's address space; at most 2^48.
     pub gtt_bytes: u64,
     /// The engines, by class then instance.
@@ -67,6 +76,10 @@ impl Capabilities {
         Self {
             graphics_version: 9,
             graphics_release: 0,
+            device_id: 0x5926,
+            revision: 6,
+            timestamp_hz: 12_000_000,
+            memory_bytes: limits::BUFFER_MEMORY_PER_SESSION_BYTES_MAX,
             gtt_bytes: 1 << 48,
             engines: vec![
                 engine(class::RENDER, 0, "rcs0"),

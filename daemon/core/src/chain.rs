@@ -15,13 +15,22 @@ pub(crate) fn walk<Body>(
     mut handler: impl FnMut(u32, &Body) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     for (position, node) in nodes.iter().enumerate() {
-        if position >= EXTENSIONS_PER_CHAIN_MAX {
-            return Err(Reason::ExtensionChainTooLong.into());
-        }
-        if node.flags != 0 || node.rsvd != [0; 4] {
-            return Err(Reason::ReservedNotZero.into());
-        }
+        check_node(position, node.flags, node.rsvd)?;
         handler(node.name, &node.body)?;
+    }
+    Ok(())
+}
+
+/// What every node is checked for before its name.
+///
+/// # Errors
+/// E2BIG for node 513, EINVAL for flags or reserved words that are not 0.
+pub(crate) fn check_node(position: usize, flags: u32, rsvd: [u32; 4]) -> Result<(), Refusal> {
+    if position >= EXTENSIONS_PER_CHAIN_MAX {
+        return Err(Reason::ExtensionChainTooLong.into());
+    }
+    if flags != 0 || rsvd != [0; 4] {
+        return Err(Reason::ReservedNotZero.into());
     }
     Ok(())
 }

@@ -118,6 +118,7 @@ mod tests {
         type Context = ();
         type Buffer = ();
         type Fence = ();
+        type Syncobj = ();
 
         fn create_vm(&self) -> Result<(), Refusal> {
             unreachable!()
@@ -136,6 +137,28 @@ mod tests {
         }
         fn submit(&self, (): &(), _: &Submission<'_, Self>) -> Result<Submitted<()>, Refusal> {
             unreachable!()
+        }
+        fn same_buffer(&self, (): &(), (): &()) -> bool {
+            true
+        }
+        fn create_syncobj(&self, _: bool) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn reset_syncobj(&self, (): &()) {}
+        fn signal_syncobj(&self, (): &(), _: u64) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn put_fence(&self, (): &(), _: u64, (): &()) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn syncobj_fence(&self, (): &(), _: u64) -> Option<()> {
+            None
+        }
+        fn syncobj_point(&self, (): &(), _: bool) -> u64 {
+            0
+        }
+        fn is_signalled(&self, (): &()) -> bool {
+            true
         }
     }
 

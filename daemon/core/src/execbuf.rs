@@ -1,18 +1,22 @@
 //! EXECBUF (rule table §13), in the kernel's order of checks.
 //!
-//! What is not offered yet (relocations, FENCE_ARRAY, FENCE_SUBMIT, extensions) is refused with
-//! [`Reason::ExecUnsupported`], which is EINVAL as an unknown flag would be.
+//! `fences` collects what the submission waits for and signals (rows 8 to 12), `select` finds its
+//! engine (16), `objects` checks and places its objects (19, 21), `relocate` says what is written
+//! into them (22). There is no command parser (23): the software device executes nothing that could
+//! harm, and Gen9's parser looks at copy batches alone.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gpu_broker_protocol::execbuf::{Execbuf, ExecbufHead, flag};
+use gpu_broker_protocol::execbuf::{Execbuf, flag};
 use gpu_broker_protocol::refusal::errno::ENODEV;
 use gpu_broker_protocol::status::MaterialisedBy;
 use gpu_broker_protocol::{Reason, Refusal};
 
 use crate::context::Live;
+use crate::fences::Fences;
 use crate::hands::{Hands, Outcome, Submission, Submitted};
 use crate::objects::Objects;
+use crate::relocate::Patch;
 use crate::select::{Selected, select};
 use crate::session::Session;
 use crate::time::Time;
@@ -32,9 +36,13 @@ pub struct Executed<Fence> {
 const NO_SECURE_FROM_VERSION: u16 = 11;
 
 impl<H: Hands> Session<H> {
-    /// i915 EXECBUFFER2. `in_fence` is what FENCE_IN brought; it is not looked at without the flag.
+    /// i915 EXECBUFFER2. `in_fence` is what FENCE_IN or FENCE_SUBMIT brought; it is not looked at
+    /// without either.
     ///
-    /// Returns when the work is queued. If it was not done at once the device reports it, and the
+    /// Returns when the work is queued. Nothing that happens to the context between its lookup and
+    /// that moment makes the request fail: it came before a DESTROY that overtakes it, or its work
+    /// is cancelled with the context's. So where the kernel answers late (rows 27 and 28) we answer
+    /// success, and the syncobjs are signalled with the error in both cases. If it was not done at once the device reports it, and the
     /// daemon calls [`Session::handle_completion`].
     ///
     /// # Errors
@@ -49,12 +57,8 @@ impl<H: Hands> Session<H> {
         request: &Execbuf<'_>,
         in_fence: Option<H::Fence>,
     ) -> Result<Executed<H::Fence>, Refusal> {
-        self.check_request(&request.head, request.object_count())?;
-        let in_fence = match (request.head.flags & flag::FENCE_IN != 0, in_fence) {
-            (true, None) => return Err(Reason::ExecInFence.into()),
-            (true, fence) => fence,
-            (false, _) => None,
-        };
+        self.check_request(request)?;
+        let fences = self.gather_fences(request, in_fence)?;
         let found = self.lookup(request.context(), MaterialisedBy::Execbuf)?;
         let live = &*found.live;
         let selected = select(&self.caps, live.engines.as_deref(), request.head.flags, self.video)?;
@@ -62,15 +66,16 @@ impl<H: Hands> Session<H> {
         if self.registry.is_wedged() {
             return Err(Reason::DeviceWedged.into());
         }
-        let (submitted, offsets) = self.place_and_submit(live, selected, request, in_fence)?;
+        let (submitted, offsets) = self.place_and_submit(live, selected, request, fences)?;
         self.after_submit(now, live, submitted.done);
         let wanted = request.head.flags & flag::FENCE_OUT != 0;
         let fence = submitted.fence.filter(|_| wanted);
         Ok(Executed { offsets, fence, materialised: found.materialised })
     }
 
-    /// Rows 1 to 12 of the validation order: what is wrong with the request by itself.
-    fn check_request(&self, head: &ExecbufHead, objects: usize) -> Result<(), Refusal> {
+    /// Rows 1 to 7 of the validation order: what is wrong with the request by itself.
+    fn check_request(&self, request: &Execbuf<'_>) -> Result<(), Refusal> {
+        let (head, objects) = (&request.head, request.object_count());
         if objects == 0 || objects > self.limits.objects_per_execbuf as usize {
             return Err(Refusal::new(Reason::ExecCount).with_detail(format!("{objects} objects")));
         }
@@ -78,9 +83,7 @@ impl<H: Hands> Session<H> {
         if head.flags & (flag::UNKNOWN | obsolete) != 0 {
             return Err(Refusal::new(Reason::ExecFlags).with_detail(format!("{:#x}", head.flags)));
         }
-        if head.flags & (flag::FENCE_ARRAY | flag::USE_EXTENSIONS) == 0 && head.num_cliprects != 0 {
-            return Err(Reason::ExecCliprects.into());
-        }
+        check_cliprects(request)?;
         // Clients of old filled DR4 with ones.
         if head.dr1 != 0 || (head.dr4 != 0 && head.dr4 != u32::MAX) {
             return Err(Reason::ExecDr.into());
@@ -95,18 +98,6 @@ impl<H: Hands> Session<H> {
             let old = self.caps.graphics_version < NO_SECURE_FROM_VERSION;
             return Err(if old { refusal } else { refusal.with_errno(ENODEV) });
         }
-        if head.flags & flag::FENCE_IN != 0 && head.flags & flag::FENCE_SUBMIT != 0 {
-            return Err(Reason::ExecTwoInFences.into());
-        }
-        for (bit, what) in [
-            (flag::USE_EXTENSIONS, "USE_EXTENSIONS"),
-            (flag::FENCE_ARRAY, "FENCE_ARRAY"),
-            (flag::FENCE_SUBMIT, "FENCE_SUBMIT"),
-        ] {
-            if head.flags & bit != 0 {
-                return Err(Refusal::new(Reason::ExecUnsupported).with_detail(what));
-            }
-        }
         Ok(())
     }
 
@@ -117,7 +108,7 @@ impl<H: Hands> Session<H> {
         live: &Live<H>,
         selected: Selected<'_>,
         request: &Execbuf<'_>,
-        in_fence: Option<H::Fence>,
+        fences: Fences<H>,
     ) -> Result<(Submitted<H::Fence>, Vec<u64>), Refusal> {
         let mut memory = self.memory.lock();
         memory.submission += 1;
@@ -132,7 +123,7 @@ impl<H: Hands> Session<H> {
         };
         objects.place(&mut space, unbind)?;
         let offsets = objects.moved();
-        objects.check_relocations(&offsets)?;
+        let patches = objects.relocate(!offsets.is_empty())?;
         let captures = self.caps.is_modern() && objects.list.iter().any(|object| object.capture);
         if captures && live.flags().recoverable {
             return Err(Reason::CaptureRecoverable.into());
@@ -140,7 +131,7 @@ impl<H: Hands> Session<H> {
         if request.head.flags & flag::GEN7_SOL_RESET != 0 {
             return Err(Refusal::new(Reason::ExecFlags).with_detail("GEN7_SOL_RESET"));
         }
-        let submitted = submit(live, selected, &objects, request.head.flags, in_fence)?;
+        let submitted = submit(live, selected, &objects, &patches, fences)?;
         objects.submitted(&mut space);
         in_flight.keep();
         self.submissions.fetch_add(1, Ordering::Relaxed);
@@ -166,6 +157,20 @@ impl<H: Hands> Session<H> {
     }
 }
 
+/// Row 3: what stands where cliprects once stood needs the flag that says what it is.
+fn check_cliprects(request: &Execbuf<'_>) -> Result<(), Refusal> {
+    let flags = request.head.flags;
+    let array = flags & flag::FENCE_ARRAY != 0;
+    let chain = flags & flag::USE_EXTENSIONS != 0;
+    let cliprects = !array && !chain && request.head.num_cliprects != 0;
+    let stray_fences = !array && request.fences().len() != 0;
+    let stray_nodes = !chain && request.extensions().len() != 0;
+    if cliprects || stray_fences || stray_nodes {
+        return Err(Reason::ExecCliprects.into());
+    }
+    Ok(())
+}
+
 /// A parallel slot takes one batch per width, each the whole of its buffer.
 fn check_parallel(request: &Execbuf<'_>, selected: &Selected<'_>) -> Result<(), Refusal> {
     let head = &request.head;
@@ -180,10 +185,10 @@ fn submit<H: Hands>(
     live: &Live<H>,
     selected: Selected<'_>,
     objects: &Objects<'_, H>,
-    flags: u64,
-    in_fence: Option<H::Fence>,
+    patches: &[Patch],
+    fences: Fences<H>,
 ) -> Result<Submitted<H::Fence>, Refusal> {
-    let mut after: Vec<H::Fence> = in_fence.into_iter().collect();
+    let Fences { mut after, along, signals } = fences;
     // Held until the submission is queued: contexts that share the timeline take turns.
     let mut timeline = live.timeline.as_ref().map(|timeline| timeline.last.lock());
     if let Some(last) = &timeline {
@@ -205,7 +210,10 @@ fn submit<H: Hands>(
         batches,
         objects: &objects.list,
         after: &after,
-        want_fence: flags & flag::FENCE_OUT != 0 || timeline.is_some(),
+        along: &along,
+        signals: &signals,
+        patches,
+        want_fence: objects.request.head.flags & flag::FENCE_OUT != 0 || timeline.is_some(),
     };
     let submitted = live.on_device(|hands, context| hands.submit(context, &submission))?;
     if let Some(last) = &mut timeline {

@@ -19,13 +19,16 @@
 #![forbid(unsafe_code)]
 
 mod ban;
+mod buffer;
 mod capabilities;
 mod chain;
 mod clone;
 mod context;
 mod dance;
+mod device;
 mod engines;
 mod execbuf;
+mod fences;
 mod get;
 pub mod hands;
 mod hash;
@@ -33,6 +36,7 @@ mod memory;
 mod objects;
 mod policy;
 mod registry;
+mod relocate;
 mod select;
 pub mod session;
 mod set;
@@ -40,6 +44,7 @@ mod space;
 mod sseu;
 mod status;
 mod sync;
+mod syncobj;
 mod table;
 mod time;
 
@@ -50,4 +55,5 @@ pub use policy::{Privileges, SessionLimits};
 pub use registry::Registry;
 pub use session::Session;
 pub use status::SessionCounts;
+pub use syncobj::Exported;
 pub use time::Time;

@@ -1,16 +1,15 @@
-//! Address spaces and buffers of one session (rule table §10, §17).
+//! Address spaces of one session (rule table §10), and the tables of all its memory.
 //!
 //! A VM lives as long as a handle, a proto-context or a live context refers to it; the device keeps
 //! it beyond that for work in flight. References are counted, so nothing here follows a pointer
 //! that a close could have taken away.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
-use gpu_broker_protocol::limits::PAGE_BYTES;
-use gpu_broker_protocol::message::{BufferCreate, BufferCreated, VmCreate, VmCreated, VmDestroy};
+use gpu_broker_protocol::message::{VmCreate, VmCreated, VmDestroy};
 use gpu_broker_protocol::{BufferId, Reason, Refusal, VmId};
 
+use crate::buffer::Buffer;
 use crate::capabilities::Capabilities;
 use crate::chain;
 use crate::hands::Hands;
@@ -24,16 +23,6 @@ use crate::table::Table;
 pub(crate) struct Vm<H: Hands> {
     pub(crate) device: H::Vm,
     pub(crate) space: Mutex<Space>,
-}
-
-/// A buffer.
-pub(crate) struct Buffer<H: Hands> {
-    pub(crate) device: H::Buffer,
-    /// Bytes; a positive multiple of the page size.
-    pub(crate) size: u64,
-    /// Number of the last submission that named it, so that one which names it twice is found
-    /// without a set.
-    pub(crate) last_submission: AtomicU64,
 }
 
 /// The session's handles, and every VM of it that is alive.
@@ -89,12 +78,12 @@ impl<H: Hands> Memory<H> {
         self.vms.len() >= self.limits.vms
     }
 
-    fn buffer(&self, id: BufferId) -> Result<&Arc<Buffer<H>>, Refusal> {
+    pub(crate) fn buffer(&self, id: BufferId) -> Result<&Arc<Buffer<H>>, Refusal> {
         self.buffers.get(id.0).ok_or_else(|| Reason::NoSuchBuffer.into())
     }
 
     /// Room for a buffer of `size` bytes?
-    fn check_quota(&self, size: u64) -> Result<(), Refusal> {
+    pub(crate) fn check_quota(&self, size: u64) -> Result<(), Refusal> {
         if self.buffers.len() >= self.limits.buffers {
             return Err(Reason::BufferLimit.into());
         }
@@ -102,6 +91,26 @@ impl<H: Hands> Memory<H> {
             Some(total) if total <= self.limits.buffer_memory_bytes => Ok(()),
             Some(_) | None => Err(Reason::BufferMemoryLimit.into()),
         }
+    }
+
+    /// A handle for a buffer that [`Self::check_quota`] has room for.
+    pub(crate) fn insert_buffer(&mut self, buffer: Arc<Buffer<H>>) -> Result<BufferId, Refusal> {
+        let size = buffer.size;
+        let id = self.buffers.insert(self.limits.buffers, buffer).ok_or(Reason::BufferLimit)?;
+        self.buffer_bytes = self.buffer_bytes.saturating_add(size);
+        Ok(BufferId(id))
+    }
+
+    /// Takes a handle away.
+    pub(crate) fn remove_buffer(&mut self, id: BufferId) -> Result<Arc<Buffer<H>>, Refusal> {
+        let buffer = self.buffers.remove(id.0).ok_or(Reason::NoSuchBuffer)?;
+        self.buffer_bytes = self.buffer_bytes.saturating_sub(buffer.size);
+        Ok(buffer)
+    }
+
+    /// Every VM of the session that something refers to.
+    pub(crate) fn living_vms(&self) -> Vec<Arc<Vm<H>>> {
+        self.spaces.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Counts for status: VM handles, buffers, bytes of buffers.
@@ -143,64 +152,5 @@ impl<H: Hands> Session<H> {
         // Bound to a name, so that the last reference goes after the lock.
         let vm = self.memory.lock().vms.remove(request.vm.0);
         vm.map(drop).ok_or_else(|| Reason::NoSuchVm.into())
-    }
-
-    /// i915 GEM_CREATE: a zeroed buffer, rounded up to pages.
-    ///
-    /// # Errors
-    /// EINVAL for size 0 or flags; E2BIG above the limit of one buffer; ENOMEM at the limit of
-    /// buffers or of their memory, or from the device.
-    pub fn buffer_create(&self, request: &BufferCreate) -> Result<BufferCreated, Refusal> {
-        if request.flags != 0 || request.size == 0 {
-            return Err(Reason::BufferSize.into());
-        }
-        let size = request.size.checked_next_multiple_of(PAGE_BYTES);
-        let Some(size) = size.filter(|size| *size <= self.limits.buffer_bytes) else {
-            return Err(Reason::BufferTooLarge.into());
-        };
-        let mut memory = self.memory.lock();
-        memory.check_quota(size)?;
-        let device = self.hands.create_buffer(size)?;
-        let buffer = Arc::new(Buffer { device, size, last_submission: AtomicU64::new(0) });
-        let limit = memory.limits.buffers;
-        let id = memory.buffers.insert(limit, buffer).ok_or(Reason::BufferLimit)?;
-        memory.buffer_bytes = memory.buffer_bytes.saturating_add(size);
-        Ok(BufferCreated { buffer: BufferId(id), size })
-    }
-
-    /// i915 GEM_CLOSE: gives the handle up and takes the buffer out of every address space. Work
-    /// in flight still uses it.
-    ///
-    /// # Errors
-    /// ENOENT for an unknown handle. (The kernel answers EINVAL to GEM_CLOSE of an unknown handle;
-    /// the preload translates.)
-    pub fn buffer_close(&self, buffer: BufferId) -> Result<(), Refusal> {
-        let mut memory = self.memory.lock();
-        let closed = memory.buffers.remove(buffer.0).ok_or(Reason::NoSuchBuffer)?;
-        memory.buffer_bytes = memory.buffer_bytes.saturating_sub(closed.size);
-        // Another thread may let go of a VM while we hold it; the end of one must not come under
-        // the lock, so all are let go of after it.
-        let vms: Vec<Arc<Vm<H>>> = memory.spaces.iter().filter_map(Weak::upgrade).collect();
-        for vm in &vms {
-            let place = vm.space.lock().remove(buffer.0);
-            if let Some(place) = place.filter(|place| place.on_device) {
-                self.hands.unbind(&vm.device, place.address, place.size);
-            }
-        }
-        drop(memory);
-        Ok(())
-    }
-
-    /// Lets `f` look at the device's buffer and its size in bytes.
-    ///
-    /// # Errors
-    /// ENOENT for an unknown handle.
-    pub fn with_buffer<T>(
-        &self,
-        buffer: BufferId,
-        f: impl FnOnce(&H::Buffer, u64) -> T,
-    ) -> Result<T, Refusal> {
-        let buffer = Arc::clone(self.memory.lock().buffer(buffer)?);
-        Ok(f(&buffer.device, buffer.size))
     }
 }

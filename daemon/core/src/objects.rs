@@ -38,20 +38,12 @@ fn want(object: &ExecObject, size: u64) -> Want {
 }
 
 /// What can be wrong with an object by itself, in the kernel's order.
-///
-/// Relocations are not offered: objects may come with a list only if NO_RELOC promises that it
-/// need not be looked at, and [`Objects::check_relocations`] holds the promise to account.
-fn check(caps: &Capabilities, exec_flags: u64, object: &ExecObject) -> Result<(), Refusal> {
+fn check(caps: &Capabilities, object: &ExecObject) -> Result<(), Refusal> {
     let refuse = |reason| {
         Err(Refusal::new(reason).with_detail(format!("object with handle {}", object.handle)))
     };
-    if object.relocation_count != 0 {
-        if !caps.has_relocations {
-            return refuse(Reason::RelocationInvalid);
-        }
-        if exec_flags & flag::NO_RELOC == 0 {
-            return Err(Refusal::new(Reason::ExecUnsupported).with_detail("relocations"));
-        }
+    if object.relocation_count != 0 && !caps.has_relocations {
+        return refuse(Reason::RelocationInvalid);
     }
     let no_gtt = if caps.full_ppgtt { object_flag::NEEDS_GTT } else { 0 };
     if object.flags & (object_flag::UNKNOWN | no_gtt) != 0 {
@@ -92,7 +84,9 @@ fn batch_range(request: &Execbuf<'_>, object: &ExecObject, size: u64) -> Result<
 pub(crate) struct Objects<'a, H: Hands> {
     pub(crate) list: Vec<Object<'a, H::Buffer>>,
     memory: &'a Memory<H>,
-    request: &'a Execbuf<'a>,
+    pub(crate) request: &'a Execbuf<'a>,
+    /// Some object has relocations.
+    pub(crate) relocated: bool,
     /// How many have no address yet.
     misplaced: usize,
     /// Bytes of the first batch.
@@ -115,14 +109,15 @@ impl<'a, H: Hands> Objects<'a, H> {
         width: usize,
     ) -> Result<Self, Refusal> {
         let list = Vec::with_capacity(request.object_count());
-        let mut objects = Self { list, memory, request, misplaced: 0, batch_length: 0, width };
+        let mut objects =
+            Self { list, memory, request, relocated: false, misplaced: 0, batch_length: 0, width };
         let batches = objects.batches();
         for (index, object) in request.objects().enumerate() {
             let Some(buffer) = memory.buffers.get(object.handle) else {
                 let detail = format!("handle {}", object.handle);
                 return Err(Refusal::new(Reason::NoSuchBuffer).with_detail(detail));
             };
-            check(caps, request.head.flags, &object)?;
+            check(caps, &object)?;
             if buffer.last_submission.load(Ordering::Relaxed) == memory.submission {
                 return Err(Reason::ObjectDuplicate.into());
             }
@@ -130,6 +125,7 @@ impl<'a, H: Hands> Objects<'a, H> {
             if batches.contains(&index) {
                 objects.batch_length = batch_range(request, &object, buffer.size)?;
             }
+            objects.relocated |= object.relocation_count != 0;
             let place = space.in_place(&want(&object, buffer.size));
             objects.misplaced += usize::from(place.is_none());
             objects.list.push(Object {
@@ -279,18 +275,6 @@ impl<'a, H: Hands> Objects<'a, H> {
             return Vec::new();
         }
         self.list.iter().map(|object| canonical(object.address)).collect()
-    }
-
-    /// §13.22: NO_RELOC promises that every object lies where the client expected. If one does not,
-    /// the kernel would apply the relocations; we do not offer them, so the submission is refused
-    /// instead of run with wrong addresses.
-    pub(crate) fn check_relocations(&self, moved: &[u64]) -> Result<(), Refusal> {
-        let relocates = |object: ExecObject| object.relocation_count != 0;
-        if !moved.is_empty() && self.request.objects().any(relocates) {
-            let detail = "relocations: an object is not where the client expected it";
-            return Err(Refusal::new(Reason::ExecUnsupported).with_detail(detail));
-        }
-        Ok(())
     }
 
     /// The device has them now.

@@ -49,7 +49,9 @@ impl<H: Hands> Registry<H> {
         self.wedged.store(wedged, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_wedged(&self) -> bool {
+    /// Whether [`Self::set_wedged`] said so last.
+    #[must_use]
+    pub fn is_wedged(&self) -> bool {
         self.wedged.load(Ordering::Relaxed)
     }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use gpu_broker_protocol::limits::SYNCOBJS_PER_SESSION_MAX;
 use gpu_broker_protocol::message::{
     ContextCreate, ContextCreated, ContextDestroy, ContextParamRequest, ParamSet,
 };
@@ -24,6 +25,7 @@ use crate::policy::{Privileges, SessionLimits};
 use crate::registry::Registry;
 use crate::set::Rules;
 use crate::sync::Mutex;
+use crate::syncobj::Syncobjs;
 use crate::time::Time;
 use crate::{chain, clone, engines};
 
@@ -39,6 +41,7 @@ pub struct Session<H: Hands> {
     pub(crate) limits: SessionLimits,
     pub(crate) contexts: Dance<Proto<H>, Live<H>>,
     pub(crate) memory: Mutex<Memory<H>>,
+    pub(crate) syncobjs: Mutex<Syncobjs<H>>,
     pub(crate) score: BanScore,
     pub(crate) in_flight: AtomicU32,
     pub(crate) submissions: AtomicU64,
@@ -71,6 +74,7 @@ impl<H: Hands> Session<H> {
             privileges,
             limits,
             memory: Mutex::new(Memory::new(limits)),
+            syncobjs: Mutex::new(Syncobjs::new(SYNCOBJS_PER_SESSION_MAX)),
             score: BanScore::new(now),
             in_flight: AtomicU32::new(0),
             submissions: AtomicU64::new(0),
@@ -292,9 +296,11 @@ impl<H: Hands> Session<H> {
             submissions_in_flight: 0,
         };
         let memory = std::mem::replace(&mut *self.memory.lock(), Memory::new(nothing));
+        let syncobjs = std::mem::replace(&mut *self.syncobjs.lock(), Syncobjs::new(0));
         // In this order, and after the locks: contexts before what they use.
         drop(contexts);
         drop(memory);
+        drop(syncobjs);
     }
 }
 

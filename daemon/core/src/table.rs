@@ -97,6 +97,11 @@ impl<T> Table<T> {
         self.slots.get((id as usize).checked_sub(1)?)?.as_ref()
     }
 
+    /// All things with their numbers, lowest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        (1..).zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref()?)))
+    }
+
     pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
         let thing = self.slots.get_mut((id as usize).checked_sub(1)?)?.take()?;
         self.ids.give(id);

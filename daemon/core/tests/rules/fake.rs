@@ -1,7 +1,7 @@
 //! A device that does nothing but keep count, and that checks what core tells it: at any time it
 //! knows which buffer lies where, and a submission that disagrees fails the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +29,13 @@ pub(crate) struct Seen {
     pub(crate) batches: Vec<(u64, u64)>,
     pub(crate) addresses: Vec<u64>,
     pub(crate) fresh: Vec<bool>,
+    pub(crate) write: Vec<bool>,
+    pub(crate) asynchronous: Vec<bool>,
     pub(crate) after: Vec<u64>,
+    pub(crate) along: Vec<u64>,
+    /// Serials of the syncobjs, and points.
+    pub(crate) signals: Vec<(u64, u64)>,
+    pub(crate) patches: Vec<(usize, u64, u64)>,
     pub(crate) want_fence: bool,
 }
 
@@ -54,6 +60,9 @@ pub(crate) struct Device {
     pub(crate) vms: AtomicI64,
     pub(crate) contexts: AtomicI64,
     pub(crate) buffers: AtomicI64,
+    pub(crate) syncobjs: AtomicI64,
+    /// Fences that have signalled.
+    pub(crate) signalled: Mutex<HashSet<u64>>,
     pub(crate) events: Mutex<Vec<Event>>,
     pub(crate) submissions: Mutex<Vec<Seen>>,
     pub(crate) made: Mutex<Vec<Made>>,
@@ -84,6 +93,14 @@ impl Device {
 
     pub(crate) fn last_made(&self) -> Made {
         self.made.lock().unwrap().last().cloned().expect("no context was made")
+    }
+
+    pub(crate) fn signal(&self, fence: u64) {
+        self.signalled.lock().unwrap().insert(fence);
+    }
+
+    fn has_signalled(&self, fence: u64) -> bool {
+        self.signalled.lock().unwrap().contains(&fence)
     }
 
     /// VMs, contexts and buffers that exist.
@@ -127,6 +144,36 @@ pub(crate) struct FakeContext {
     _object: Counted,
 }
 
+/// Memory that sessions may share.
+pub(crate) type FakeBuffer = Arc<Counted>;
+
+/// Points and fences, rising; one entry with point 0 is a binary object.
+pub(crate) struct FakeSyncobj {
+    pub(crate) object: Counted,
+    entries: Mutex<Vec<(u64, u64)>>,
+}
+
+impl FakeSyncobj {
+    fn put(&self, point: u64, fence: u64) {
+        let mut entries = self.entries.lock().unwrap();
+        if point == 0 {
+            entries.clear();
+        }
+        if entries.last().is_none_or(|(last, _)| *last < point) {
+            entries.push((point, fence));
+        }
+    }
+
+    fn fence(&self, point: u64) -> Option<u64> {
+        let entries = self.entries.lock().unwrap();
+        let found = match point {
+            0 => entries.last(),
+            _ => entries.iter().find(|(at, _)| *at >= point),
+        };
+        found.map(|(_, fence)| *fence)
+    }
+}
+
 /// A clone shares the device, as two sessions do.
 #[derive(Clone, Default)]
 pub(crate) struct Fake(pub(crate) Arc<Device>);
@@ -134,8 +181,9 @@ pub(crate) struct Fake(pub(crate) Arc<Device>);
 impl Hands for Fake {
     type Vm = FakeVm;
     type Context = FakeContext;
-    type Buffer = Counted;
+    type Buffer = FakeBuffer;
     type Fence = u64;
+    type Syncobj = Arc<FakeSyncobj>;
 
     fn create_vm(&self) -> Result<FakeVm, Refusal> {
         if let Some(refusal) = self.0.fail_vm.lock().unwrap().take() {
@@ -184,9 +232,9 @@ impl Hands for Fake {
         self.0.log(Event::Cancelled { tag: context.tag });
     }
 
-    fn create_buffer(&self, size: u64) -> Result<Counted, Refusal> {
+    fn create_buffer(&self, size: u64) -> Result<FakeBuffer, Refusal> {
         assert!(size > 0 && size.is_multiple_of(4096), "a buffer of {size} bytes");
-        Ok(Counted::new(&self.0, |device| &device.buffers))
+        Ok(Arc::new(Counted::new(&self.0, |device| &device.buffers)))
     }
 
     fn submit(
@@ -217,17 +265,85 @@ impl Hands for Fake {
             batches: submission.batches.to_vec(),
             addresses: submission.objects.iter().map(|object| object.address).collect(),
             fresh: submission.objects.iter().map(|object| object.fresh).collect(),
+            write: submission.objects.iter().map(|object| object.write).collect(),
+            asynchronous: submission.objects.iter().map(|object| object.asynchronous).collect(),
             after: submission.after.to_vec(),
+            along: submission.along.to_vec(),
+            signals: submission.signals.iter().map(|(it, at)| (it.object.serial, *at)).collect(),
+            patches: submission.patches.to_vec(),
             want_fence: submission.want_fence,
         });
+        for (object, offset, _) in submission.patches {
+            let inside = offset + 8 <= submission.objects[*object].size;
+            assert!(inside, "a patch at {offset:#x} of object {object}");
+        }
         let done = *self.0.done.lock().unwrap();
-        let fence = submission.want_fence.then(|| self.0.next());
-        Ok(Submitted { fence, done })
+        let fence = self.0.next();
+        if done.is_some() {
+            self.0.signal(fence);
+        }
+        for (syncobj, point) in submission.signals {
+            syncobj.put(*point, fence);
+        }
+        Ok(Submitted { fence: submission.want_fence.then_some(fence), done })
+    }
+
+    fn same_buffer(&self, first: &FakeBuffer, second: &FakeBuffer) -> bool {
+        Arc::ptr_eq(first, second)
+    }
+
+    fn create_syncobj(&self, signalled: bool) -> Result<Arc<FakeSyncobj>, Refusal> {
+        let object = Counted::new(&self.0, |device| &device.syncobjs);
+        let syncobj = Arc::new(FakeSyncobj { object, entries: Mutex::default() });
+        if signalled {
+            self.signal_syncobj(&syncobj, 0)?;
+        }
+        Ok(syncobj)
+    }
+
+    fn reset_syncobj(&self, syncobj: &Arc<FakeSyncobj>) {
+        syncobj.entries.lock().unwrap().clear();
+    }
+
+    fn signal_syncobj(&self, syncobj: &Arc<FakeSyncobj>, point: u64) -> Result<(), Refusal> {
+        let fence = self.0.next();
+        self.0.signal(fence);
+        self.put_fence(syncobj, point, &fence)
+    }
+
+    fn put_fence(
+        &self,
+        syncobj: &Arc<FakeSyncobj>,
+        point: u64,
+        fence: &u64,
+    ) -> Result<(), Refusal> {
+        syncobj.put(point, *fence);
+        Ok(())
+    }
+
+    fn syncobj_fence(&self, syncobj: &Arc<FakeSyncobj>, point: u64) -> Option<u64> {
+        syncobj.fence(point)
+    }
+
+    fn syncobj_point(&self, syncobj: &Arc<FakeSyncobj>, submitted: bool) -> u64 {
+        let entries = syncobj.entries.lock().unwrap();
+        let mut reached = 0;
+        for (point, fence) in entries.iter() {
+            if !submitted && !self.0.has_signalled(*fence) {
+                break;
+            }
+            reached = *point;
+        }
+        reached
+    }
+
+    fn is_signalled(&self, fence: &u64) -> bool {
+        self.0.has_signalled(*fence)
     }
 }
 
 /// What a device does with the objects of a submission.
-fn bind(bindings: &mut Bindings, objects: &[Object<'_, Counted>]) {
+fn bind(bindings: &mut Bindings, objects: &[Object<'_, FakeBuffer>]) {
     let mut ends: Vec<_> = objects.iter().map(|o| (o.address, o.address + o.size)).collect();
     ends.sort_unstable();
     assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "objects overlap: {ends:x?}");

@@ -191,7 +191,7 @@ fn limits() {
     rig.vm();
     refused!(VmLimit, rig.session.vm_create(&VmCreate::default()));
     refused!(VmLimit, rig.get(0, number::VM));
-    let create = |size| rig.session.buffer_create(&BufferCreate { size, flags: 0 });
+    let create = |size| rig.session.buffer_create(&BufferCreate { size, flags: 0, regions: None });
     refused!(BufferSize, create(0));
     refused!(BufferTooLarge, create(8193));
     refused!(BufferTooLarge, create(u64::MAX));
@@ -202,7 +202,8 @@ fn limits() {
     refused!(BufferLimit, create(1));
     rig.close_buffer(2).unwrap();
     assert_eq!(create(8192).unwrap().buffer, BufferId(2));
-    let refused_flags = rig.session.buffer_create(&BufferCreate { size: 1, flags: 1 });
+    let refused_flags =
+        rig.session.buffer_create(&BufferCreate { size: 1, flags: 1, regions: None });
     refused!(BufferSize, refused_flags);
     // A configuration cannot go above the protocol.
     let most = SessionLimits { contexts: u32::MAX, ..SessionLimits::default() };
@@ -243,7 +244,10 @@ fn a_closed_session_is_empty_and_stays_so() {
     }
     refused!(ContextLimit, rig.create_with(0, Vec::new()));
     refused!(VmLimit, rig.session.vm_create(&VmCreate::default()));
-    refused!(BufferLimit, rig.session.buffer_create(&BufferCreate { size: 1, flags: 0 }));
+    refused!(
+        BufferLimit,
+        rig.session.buffer_create(&BufferCreate { size: 1, flags: 0, regions: None })
+    );
     let status = rig.session.status(10);
     assert_eq!((status.contexts_total, status.vms, status.buffers), (0, 0, 0));
     // The work that was in flight still ends.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use gpu_broker_core::hands::Outcome;
 use gpu_broker_core::{Session, SessionLimits, Time};
-use gpu_broker_protocol::execbuf::{self, Execbuf, ExecbufHead};
+use gpu_broker_protocol::execbuf::{self, Execbuf, ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::errno::*;
@@ -218,7 +218,7 @@ impl World {
                 assert_eq!(got, if known { 0 } else { ENOENT });
             }
             Op::BufferCreate { pages } => {
-                let request = BufferCreate { size: pages * 4096 - 1, flags: 0 };
+                let request = BufferCreate { size: pages * 4096 - 1, flags: 0, regions: None };
                 let result = self.sessions[who].buffer_create(&request);
                 let buffers = &mut self.models[who].buffers;
                 if buffers.len() == BUFFERS_MAX as usize {
@@ -398,7 +398,8 @@ impl World {
             .collect();
         let mut body = Vec::new();
         let head = ExecbufHead { context, ..ExecbufHead::default() };
-        execbuf::encode(&head, &objects, &mut body);
+        let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
+        execbuf::encode(&head, &lists, &mut body);
         let submissions = self.device.submissions.lock().unwrap().len();
         let result = self.sessions[who].execbuf(NOW, &Execbuf::decode(&body).unwrap(), None);
         let expected = self.expect_exec(who, context, &named);

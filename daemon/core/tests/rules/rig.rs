@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gpu_broker_core::{Capabilities, Executed, Privileges, Registry, Session, SessionLimits, Time};
-use gpu_broker_protocol::execbuf::{self, ExecObject, Execbuf, ExecbufHead, object_flag};
+use gpu_broker_protocol::execbuf::{
+    self, ExecObject, Execbuf, ExecbufHead, ExecbufLists, object_flag,
+};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::status::{ContextState, ContextStatus};
@@ -190,7 +192,11 @@ impl Rig {
     }
 
     pub(crate) fn buffer(&self, size: u64) -> u32 {
-        self.session.buffer_create(&BufferCreate { size, flags: 0 }).unwrap().buffer.0
+        self.session
+            .buffer_create(&BufferCreate { size, flags: 0, regions: None })
+            .unwrap()
+            .buffer
+            .0
     }
 
     pub(crate) fn close_buffer(&self, buffer: u32) -> Result<(), Refusal> {
@@ -211,8 +217,17 @@ impl Rig {
         objects: &[ExecObject],
         fence: Option<u64>,
     ) -> Result<Executed<u64>, Refusal> {
+        self.submit_lists(head, ExecbufLists { objects, ..ExecbufLists::default() }, fence)
+    }
+
+    pub(crate) fn submit_lists(
+        &self,
+        head: ExecbufHead,
+        lists: ExecbufLists<'_>,
+        fence: Option<u64>,
+    ) -> Result<Executed<u64>, Refusal> {
         let mut body = Vec::new();
-        execbuf::encode(&head, objects, &mut body);
+        execbuf::encode(&head, &lists, &mut body);
         self.session.execbuf(NOW, &Execbuf::decode(&body).unwrap(), fence)
     }
 

@@ -1,0 +1,301 @@
+//! Buffers of one session: made, imported, closed, and what GEM lets clients ask of them (rule
+//! table §17).
+//!
+//! The software device is coherent and never takes memory back, so domains, caching, tiling and
+//! advice change nothing but what is answered later. The kernel keeps them with the memory; we keep
+//! them with the handle, so a session that imports a buffer starts with the defaults.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use gpu_broker_protocol::limits::PAGE_BYTES;
+use gpu_broker_protocol::message::{BufferCreate, BufferCreated};
+use gpu_broker_protocol::object::{
+    BufferAccess, BufferCaching, BufferExport, BufferMadvise, BufferSetDomain, BufferSetTiling,
+    Caching, Retained, Tiling, advice, caching, export_flag, tiling,
+};
+use gpu_broker_protocol::param::EngineId;
+use gpu_broker_protocol::{BufferId, Reason, Refusal};
+
+use crate::hands::Hands;
+use crate::memory::{Memory, Vm};
+use crate::session::Session;
+use crate::sync::Mutex;
+
+/// Kernel's ENOTSUP for what newer devices lost.
+const EOPNOTSUPP: i32 = 95;
+
+/// A buffer.
+pub(crate) struct Buffer<H: Hands> {
+    pub(crate) device: H::Buffer,
+    /// Bytes; a positive multiple of the page size.
+    pub(crate) size: u64,
+    /// Number of the last submission that named it, so that one which names it twice is found
+    /// without a set.
+    pub(crate) last_submission: AtomicU64,
+    modes: Mutex<Modes>,
+}
+
+/// What is only remembered.
+#[derive(Clone, Copy)]
+struct Modes {
+    caching: u32,
+    tiling: Tiling,
+}
+
+/// Bytes of a row of a tile: what a stride must be a multiple of.
+const X_ROW_BYTES: u32 = 512;
+const Y_ROW_BYTES: u32 = 128;
+/// Largest stride, in units of 128 bytes, that a fence register holds from version 7 on.
+const PITCH_MAX: u32 = 0x800;
+/// No tiles. From version 8 on no address bits are swizzled either.
+const LINEAR: Tiling = Tiling { mode: tiling::NONE, stride: 0, swizzle: 0 };
+
+/// Domains of the CPU are everything else.
+const GPU_DOMAINS: u32 = 0x3e;
+/// System memory.
+const SYSTEM: EngineId = EngineId { class: 0, instance: 0 };
+
+impl<H: Hands> Buffer<H> {
+    fn new(device: H::Buffer, size: u64, caching: u32) -> Arc<Self> {
+        let modes = Mutex::new(Modes { caching, tiling: LINEAR });
+        Arc::new(Self { device, size, last_submission: AtomicU64::new(0), modes })
+    }
+}
+
+impl<H: Hands> Session<H> {
+    /// i915 GEM_CREATE and GEM_CREATE_EXT: a zeroed buffer, rounded up to pages.
+    ///
+    /// # Errors
+    /// EINVAL for flags, for a list of regions other than system memory once, or for size 0; E2BIG
+    /// above the limit of one buffer; ENOMEM at the limit of buffers or of their memory, or from
+    /// the device.
+    pub fn buffer_create(&self, request: &BufferCreate) -> Result<BufferCreated, Refusal> {
+        // NEEDS_CPU_ACCESS, the only flag there is, is for buffers that may live elsewhere too.
+        if request.flags != 0 {
+            return Err(Reason::BufferSize.into());
+        }
+        if request.regions.as_ref().is_some_and(|regions| regions != &[SYSTEM]) {
+            return Err(Reason::BufferRegions.into());
+        }
+        if request.size == 0 {
+            return Err(Reason::BufferSize.into());
+        }
+        let size = request.size.checked_next_multiple_of(PAGE_BYTES);
+        let Some(size) = size.filter(|size| *size <= self.limits.buffer_bytes) else {
+            return Err(Reason::BufferTooLarge.into());
+        };
+        let mut memory = self.memory.lock();
+        memory.check_quota(size)?;
+        let device = self.hands.create_buffer(size)?;
+        self.add(&mut memory, device, size)
+    }
+
+    /// PRIME_FD_TO_HANDLE: a handle for a buffer of `size` bytes that the daemon imported. The same
+    /// memory has one handle in a session, whoever made it, and counts once against its limits.
+    ///
+    /// # Errors
+    /// ENOMEM at the limit of buffers or of their memory.
+    pub fn buffer_insert(&self, device: H::Buffer, size: u64) -> Result<BufferCreated, Refusal> {
+        let mut memory = self.memory.lock();
+        let same = |buffer: &&Arc<Buffer<H>>| self.hands.same_buffer(&buffer.device, &device);
+        let known = memory.buffers.iter().find(|(_, buffer)| same(buffer));
+        if let Some((id, buffer)) = known {
+            return Ok(BufferCreated { buffer: BufferId(id), size: buffer.size });
+        }
+        memory.check_quota(size)?;
+        self.add(&mut memory, device, size)
+    }
+
+    fn add(
+        &self,
+        memory: &mut Memory<H>,
+        device: H::Buffer,
+        size: u64,
+    ) -> Result<BufferCreated, Refusal> {
+        let buffer = Buffer::new(device, size, caching::CACHED);
+        let id = memory.insert_buffer(buffer)?;
+        Ok(BufferCreated { buffer: id, size })
+    }
+
+    /// i915 GEM_CLOSE: gives the handle up and takes the buffer out of every address space. Work
+    /// in flight still uses it.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle. (The kernel answers EINVAL to GEM_CLOSE of an unknown handle;
+    /// the preload translates.)
+    pub fn buffer_close(&self, buffer: BufferId) -> Result<(), Refusal> {
+        let mut memory = self.memory.lock();
+        let closed = memory.remove_buffer(buffer)?;
+        // Another thread may let go of a VM while we hold it; the end of one must not come under
+        // the lock, so all are let go of after it.
+        let vms: Vec<Arc<Vm<H>>> = memory.living_vms();
+        for vm in &vms {
+            let place = vm.space.lock().remove(buffer.0);
+            if let Some(place) = place.filter(|place| place.on_device) {
+                self.hands.unbind(&vm.device, place.address, place.size);
+            }
+        }
+        drop(memory);
+        drop(closed);
+        Ok(())
+    }
+
+    /// Lets `f` look at the device's buffer and its size in bytes.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle.
+    pub fn with_buffer<T>(
+        &self,
+        buffer: BufferId,
+        f: impl FnOnce(&H::Buffer, u64) -> T,
+    ) -> Result<T, Refusal> {
+        let buffer = self.find_buffer(buffer)?;
+        Ok(f(&buffer.device, buffer.size))
+    }
+
+    fn find_buffer(&self, buffer: BufferId) -> Result<Arc<Buffer<H>>, Refusal> {
+        self.memory.lock().buffer(buffer).map(Arc::clone)
+    }
+
+    /// i915 GEM_SET_DOMAIN. Says what to wait for before the answer: `Some(true)` for everybody who
+    /// uses the buffer, `Some(false)` for the last writer, `None` for nothing.
+    ///
+    /// # Errors
+    /// ENODEV on discrete devices; EINVAL for GPU domains, or a write domain that is not the read
+    /// domain; ENOENT for an unknown handle, which is not looked at without read domains.
+    pub fn buffer_set_domain(&self, request: &BufferSetDomain) -> Result<Option<bool>, Refusal> {
+        if self.caps.discrete {
+            return Err(Reason::BufferUnsupported.into());
+        }
+        let &BufferSetDomain { buffer, read_domains, write_domain } = request;
+        let mismatch = write_domain != 0 && write_domain != read_domains;
+        if (read_domains | write_domain) & GPU_DOMAINS != 0 || mismatch {
+            return Err(Reason::BufferDomain.into());
+        }
+        if read_domains == 0 {
+            return Ok(None);
+        }
+        self.find_buffer(buffer)?;
+        Ok(Some(write_domain != 0))
+    }
+
+    /// What GEM_PREAD and GEM_PWRITE check. Says what to wait for before the answer, as
+    /// [`Self::buffer_set_domain`] does.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP from version 12 on, Tiger Lake excepted; for a size above 0: ENOENT for an
+    /// unknown handle, EINVAL for a range outside the buffer.
+    pub fn buffer_access(&self, request: &BufferAccess) -> Result<Option<bool>, Refusal> {
+        // The devices that lost relocations lost these two with them.
+        if !self.caps.has_relocations {
+            return Err(Refusal::new(Reason::BufferUnsupported).with_errno(EOPNOTSUPP));
+        }
+        if request.size == 0 {
+            return Ok(None);
+        }
+        let buffer = self.find_buffer(request.buffer)?;
+        let end = request.offset.checked_add(request.size);
+        if end.is_none_or(|end| end > buffer.size) {
+            let detail = format!("{} + {} of {}", request.offset, request.size, buffer.size);
+            return Err(Refusal::new(Reason::BufferRange).with_detail(detail));
+        }
+        Ok(Some(request.write))
+    }
+
+    /// i915 GEM_SET_CACHING.
+    ///
+    /// # Errors
+    /// ENODEV on discrete devices, EOPNOTSUPP from 12.70 on; EINVAL for an unknown mode; ENOENT for
+    /// an unknown handle.
+    pub fn buffer_set_caching(&self, request: &BufferCaching) -> Result<(), Refusal> {
+        if self.caps.discrete {
+            return Err(Reason::BufferUnsupported.into());
+        }
+        if (self.caps.graphics_version, self.caps.graphics_release) >= (12, 70) {
+            return Err(Refusal::new(Reason::BufferUnsupported).with_errno(EOPNOTSUPP));
+        }
+        let mode = match request.caching {
+            caching::CACHED => caching::CACHED,
+            // Without write-through, display memory is uncached.
+            caching::NONE | caching::DISPLAY => caching::NONE,
+            other => {
+                return Err(Refusal::new(Reason::BufferCaching).with_detail(other.to_string()));
+            }
+        };
+        self.find_buffer(request.buffer)?.modes.lock().caching = mode;
+        Ok(())
+    }
+
+    /// i915 GEM_GET_CACHING: cached unless it was set otherwise, as on every device whose CPU and
+    /// GPU share the last level of cache.
+    ///
+    /// # Errors
+    /// ENODEV on discrete devices; ENOENT for an unknown handle.
+    pub fn buffer_get_caching(&self, buffer: BufferId) -> Result<Caching, Refusal> {
+        if self.caps.discrete {
+            return Err(Reason::BufferUnsupported.into());
+        }
+        let caching = self.find_buffer(buffer)?.modes.lock().caching;
+        Ok(Caching { caching })
+    }
+
+    /// i915 GEM_SET_TILING: recorded, for whoever asks; no access through it is offered.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle; EINVAL for an unknown mode, or a stride that the mode cannot
+    /// have.
+    pub fn buffer_set_tiling(&self, request: &BufferSetTiling) -> Result<Tiling, Refusal> {
+        let buffer = self.find_buffer(request.buffer)?;
+        let row = match request.mode {
+            tiling::NONE => {
+                buffer.modes.lock().tiling = LINEAR;
+                return Ok(LINEAR);
+            }
+            tiling::X => X_ROW_BYTES,
+            tiling::Y => Y_ROW_BYTES,
+            other => {
+                return Err(Refusal::new(Reason::BufferTiling).with_detail(format!("mode {other}")));
+            }
+        };
+        let stride = request.stride;
+        if stride == 0 || !stride.is_multiple_of(row) || stride / 128 > PITCH_MAX {
+            return Err(Refusal::new(Reason::BufferTiling).with_detail(format!("stride {stride}")));
+        }
+        let set = Tiling { mode: request.mode, stride, swizzle: 0 };
+        buffer.modes.lock().tiling = set;
+        Ok(set)
+    }
+
+    /// i915 GEM_GET_TILING.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle.
+    pub fn buffer_get_tiling(&self, buffer: BufferId) -> Result<Tiling, Refusal> {
+        Ok(self.find_buffer(buffer)?.modes.lock().tiling)
+    }
+
+    /// i915 GEM_MADVISE. Memory is never taken back, so it is always retained.
+    ///
+    /// # Errors
+    /// EINVAL for unknown advice; ENOENT for an unknown handle.
+    pub fn buffer_madvise(&self, request: &BufferMadvise) -> Result<Retained, Refusal> {
+        if !matches!(request.advice, advice::WILL_NEED | advice::DONT_NEED) {
+            let detail = request.advice.to_string();
+            return Err(Refusal::new(Reason::BufferAdvice).with_detail(detail));
+        }
+        self.find_buffer(request.buffer)?;
+        Ok(Retained { retained: 1 })
+    }
+
+    /// Checks PRIME_HANDLE_TO_FD.
+    ///
+    /// # Errors
+    /// EINVAL for unknown flags; ENOENT for an unknown handle.
+    pub fn buffer_export(&self, request: &BufferExport) -> Result<(), Refusal> {
+        if request.flags & !(export_flag::CLOEXEC | export_flag::RDWR) != 0 {
+            return Err(Reason::BufferExportFlags.into());
+        }
+        self.find_buffer(request.buffer).map(drop)
+    }
+}
