@@ -216,7 +216,7 @@ fn large_buffers_cost_nothing_until_they_are_used() {
     let mut client = daemon.client("dreamer");
     let before = daemon.footprint();
     for _ in 0..64 {
-        let create = Request::BufferCreate(BufferCreate { size: 1 << 30, flags: 0 });
+        let create = Request::BufferCreate(BufferCreate { size: 1 << 30, flags: 0, regions: None });
         assert!(matches!(client.call(create).reply(), Reply::BufferCreate(_)));
     }
     daemon.settles_to(&before);

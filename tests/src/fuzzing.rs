@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use gpu_broker_protocol::codec::{decode_event, decode_refusal, encode_reply, encode_request};
-use gpu_broker_protocol::execbuf::Execbuf;
+use gpu_broker_protocol::execbuf::{Execbuf, ExecbufLists};
 use gpu_broker_protocol::header::Opcode;
 use gpu_broker_protocol::{Header, HeaderFlags, Reply, Request};
 use gpu_broker_soft_gpu::{Clock, ENGINES, Memory, MemoryFault, Stop, Streamer};
@@ -18,9 +18,15 @@ pub fn decode(packet: &[u8]) {
     if header.opcode == Opcode::Execbuf as u16
         && let Ok(execbuf) = Execbuf::decode(body)
     {
-        let objects: Vec<_> = execbuf.objects().collect();
+        let lists = ExecbufLists {
+            objects: &execbuf.objects().collect::<Vec<_>>(),
+            fences: &execbuf.fences().collect::<Vec<_>>(),
+            extensions: &execbuf.extensions().collect::<Vec<_>>(),
+            points: &execbuf.points().collect::<Vec<_>>(),
+            relocations: &execbuf.relocations().collect::<Vec<_>>(),
+        };
         let mut again = Vec::new();
-        gpu_broker_protocol::execbuf::encode(&execbuf.head, &objects, &mut again);
+        gpu_broker_protocol::execbuf::encode(&execbuf.head, &lists, &mut again);
         assert_eq!(again, body, "EXECBUF does not encode as it decoded");
     }
     if let Ok(request) = Request::decode(header.opcode, body) {

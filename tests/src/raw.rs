@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use gpu_broker_protocol::codec::{self, MapFds};
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, object_flag};
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, object_flag};
 use gpu_broker_protocol::message::{
     BufferCreate, BufferOf, BufferWait, ContextCreate, ContextCreated, ContextParamRequest, Event,
     ExecbufReply, Hello, HelloReply,
@@ -184,7 +184,8 @@ impl Raw {
     ) -> io::Result<u32> {
         let seq = self.next_seq();
         let mut bytes = Vec::new();
-        codec::encode_execbuf(seq, head, objects, &mut bytes).expect("it fits in a message");
+        let lists = ExecbufLists { objects, ..ExecbufLists::default() };
+        codec::encode_execbuf(seq, head, &lists, &mut bytes).expect("it fits in a message");
         self.send(&bytes, fds)?;
         Ok(seq)
     }
@@ -298,7 +299,8 @@ impl Raw {
     /// # Panics
     /// When it is refused.
     pub fn create_buffer(&mut self, size: u64) -> RawBuffer {
-        let message = self.call(Request::BufferCreate(BufferCreate { size, flags: 0 }));
+        let message =
+            self.call(Request::BufferCreate(BufferCreate { size, flags: 0, regions: None }));
         let Reply::BufferCreate(created) = message.reply() else {
             panic!("BUFFER_CREATE was answered as something else")
         };

@@ -36,7 +36,7 @@ pub fn requests<Fd>() -> Vec<Request<Fd>> {
         Request::ContextResetStats(ContextResetStats { context, flags: 0, pad: 0 }),
         Request::VmCreate(VmCreate::default()),
         Request::VmDestroy(VmDestroy { vm: VmId(99), flags: 0, extensions: Vec::new() }),
-        Request::BufferCreate(BufferCreate { size: 4096, flags: 0 }),
+        Request::BufferCreate(BufferCreate { size: 4096, flags: 0, regions: None }),
         Request::BufferMap(BufferOf { buffer: BufferId(99) }),
         Request::BufferClose(BufferOf { buffer: BufferId(99) }),
         Request::BufferBusy(BufferOf { buffer: BufferId(99) }),

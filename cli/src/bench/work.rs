@@ -1,7 +1,7 @@
 //! The smallest work a client can submit.
 
 use gpu_broker_client::protocol::codec;
-use gpu_broker_client::protocol::execbuf::{ExecObject, ExecbufHead, flag};
+use gpu_broker_client::protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, flag};
 use gpu_broker_client::{Buffer, Connection, Context, Execbuf};
 
 use super::failure::Failure;
@@ -70,7 +70,8 @@ impl Work {
             ..ExecbufHead::default()
         };
         let batch = ExecObject { handle: self.batch()?.handle().0, ..ExecObject::default() };
-        codec::encode_execbuf(seq, &head, &[batch], packet)
+        let lists = ExecbufLists { objects: &[batch], ..ExecbufLists::default() };
+        codec::encode_execbuf(seq, &head, &lists, packet)
             .map_err(|_| Failure::Unexpected("an EXECBUF could not be encoded"))
     }
 
