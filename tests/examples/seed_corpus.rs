@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead};
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::{FdSlot, Request, codec};
 use gpu_broker_tests::{raw, samples};
 
@@ -19,7 +19,8 @@ fn main() -> std::io::Result<()> {
     }
     let mut bytes = Vec::new();
     let objects = [ExecObject::default(); 2];
-    codec::encode_execbuf(1, &ExecbufHead::default(), &objects, &mut bytes)
+    let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
+    codec::encode_execbuf(1, &ExecbufHead::default(), &lists, &mut bytes)
         .expect("two objects fit in a message");
     std::fs::write(directory.join("execbuf"), bytes)
 }

@@ -102,7 +102,8 @@ fn no_file_descriptors_left() {
         let mut refusal = None;
         let mut buffers = Vec::new();
         for _ in 0..100 {
-            let create = Request::BufferCreate(BufferCreate { size: 4096, flags: 0 });
+            let create =
+                Request::BufferCreate(BufferCreate { size: 4096, flags: 0, regions: None });
             let Reply::BufferCreate(created) = client.call(create).reply() else {
                 panic!("BUFFER_CREATE was answered as something else")
             };
@@ -136,7 +137,10 @@ fn quotas() {
         for (request, name) in [
             (Request::ContextCreate(ContextCreate::default()), "context-limit"),
             (Request::VmCreate(VmCreate::default()), "vm-limit"),
-            (Request::BufferCreate(BufferCreate { size: 4096, flags: 0 }), "buffer-limit"),
+            (
+                Request::BufferCreate(BufferCreate { size: 4096, flags: 0, regions: None }),
+                "buffer-limit",
+            ),
         ] {
             for _ in 0..5 {
                 let _created = client.call(request.clone()).reply();
@@ -150,8 +154,10 @@ fn quotas() {
         assert_eq!(client.create_context().0, 3);
 
         let mut client = daemon.client("greedy");
-        let megabyte = Request::BufferCreate(BufferCreate { size: 1 << 20, flags: 0 });
-        let larger = Request::BufferCreate(BufferCreate { size: (1 << 20) + 1, flags: 0 });
+        let megabyte =
+            Request::BufferCreate(BufferCreate { size: 1 << 20, flags: 0, regions: None });
+        let larger =
+            Request::BufferCreate(BufferCreate { size: (1 << 20) + 1, flags: 0, regions: None });
         assert_eq!(client.call(larger).refusal().name, "buffer-too-large");
         for _ in 0..2 {
             let _created = client.call(megabyte.clone()).reply();

@@ -54,7 +54,7 @@ fn too_many_and_missing() {
             (ping(Some(null)), 0),
             (ping(Some(null)), 2),
             (create, 1),
-            (Request::BufferCreate(BufferCreate { size: 4096, flags: 0 }), 3),
+            (Request::BufferCreate(BufferCreate { size: 4096, flags: 0, regions: None }), 3),
             (Request::DeviceQuery, 1),
             (status(), 0),
             (status(), 2),

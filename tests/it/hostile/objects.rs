@@ -136,11 +136,11 @@ fn zero_and_huge_sizes() {
             (u64::MAX - 4094, 0, E2BIG),
             (u64::MAX, 0, E2BIG),
         ] {
-            let create = Request::BufferCreate(BufferCreate { size, flags });
+            let create = Request::BufferCreate(BufferCreate { size, flags, regions: None });
             assert_eq!(client.call(create).refusal().errno, errno, "{size} bytes, {flags:#x}");
         }
         for (size, rounded) in [(1, 4096), (4095, 4096), (4097, 8192)] {
-            let create = Request::BufferCreate(BufferCreate { size, flags: 0 });
+            let create = Request::BufferCreate(BufferCreate { size, flags: 0, regions: None });
             let Reply::BufferCreate(created) = client.call(create).reply() else {
                 panic!("BUFFER_CREATE was answered as something else")
             };
@@ -149,7 +149,11 @@ fn zero_and_huge_sizes() {
         // As much as a session may have, none of which is memory until it is used.
         let mut refused = false;
         for _ in 0..8 {
-            let create = Request::BufferCreate(BufferCreate { size: BUFFER_BYTES_MAX, flags: 0 });
+            let create = Request::BufferCreate(BufferCreate {
+                size: BUFFER_BYTES_MAX,
+                flags: 0,
+                regions: None,
+            });
             let message = client.call(create);
             if let gpu_broker_tests::Message::Refused(_, refusal) = message {
                 assert_eq!(refusal.errno, ENOMEM, "{}", refusal.sentence);
