@@ -14,7 +14,7 @@ use gpu_broker_device::Device;
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{
-    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SessionId, Violation,
+    Epitaph, EpitaphCode, FdSlot, Header, Reason, Refusal, Reply, SessionId, Violation,
 };
 use tokio::time::Sleep;
 use tokio_seqpacket::UnixSeqpacket;
@@ -24,6 +24,7 @@ use crate::fds;
 use crate::packet::{self, Fds, Received, Scratch, Unsent};
 use crate::requests::{Answer, Fault, Open};
 use crate::server::Server;
+use crate::waits::Ended;
 
 /// Nanoseconds of requests that one connection may have handled before the others get their turn.
 /// tokio's own budget counts requests, and a request can be a thousand objects long.
@@ -117,10 +118,10 @@ impl<D: Device> Connection<D> {
     ) -> Poll<Option<End>> {
         match &mut self.state {
             State::Open(open) => {
-                if let Poll::Ready((seq, ended)) = open.poll_waits(cx, self.server.clock) {
-                    let answer = ended.map(|waited| Answer::Now(Reply::BufferWait(waited)));
-                    let header = Header { opcode: Opcode::BufferWait as u16, flags: 0, seq };
-                    return Poll::Ready(self.answer(cx, scratch, header, answer));
+                if let Poll::Ready(ended) = open.poll_waits(cx, self.server.clock) {
+                    let Ended { seq, opcode, answer } = ended;
+                    let header = Header { opcode: opcode as u16, flags: 0, seq };
+                    return Poll::Ready(self.answer(cx, scratch, header, answer.map(Answer::Now)));
                 }
             }
             State::Hello(timer) => {
@@ -249,9 +250,9 @@ impl<D: Device> Connection<D> {
     }
 
     fn read_mail(&mut self) -> Option<End> {
-        let (end, idle) = self.entry.take_mail()?;
+        let (end, fired) = self.entry.take_mail()?;
         if let State::Open(open) = &mut self.state {
-            open.watches_fired(self.server.clock.now(), &idle);
+            open.watches_fired(self.server.clock.now(), &fired);
         }
         end.map(End::Asked)
     }
@@ -266,9 +267,9 @@ impl<D: Device> Connection<D> {
     fn finish(mut self, end: &End) {
         self.discard_unsent();
         let epitaph = self.epitaph(end);
-        if let State::Open(open) = &self.state {
+        if let State::Open(open) = &mut self.state {
             let session = Arc::clone(&open.session);
-            let close = std::panic::AssertUnwindSafe(|| session.close());
+            let close = std::panic::AssertUnwindSafe(|| open.close());
             if std::panic::catch_unwind(close).is_err() {
                 tracing::error!(session = %self.entry.id(), "a panic while the session was closed");
                 // Dropping it would close it again, and a panic during that would end the daemon.

@@ -35,13 +35,22 @@ pub(crate) struct Named<D: Device> {
     pub(crate) session: Weak<SessionOf<D>>,
 }
 
+/// A watch of the device that has fired.
+#[derive(Clone, Copy)]
+pub(crate) struct Fired {
+    /// As given to the device.
+    pub(crate) token: u64,
+    /// Position of the syncobj that signalled first; 0 for a buffer.
+    pub(crate) first: u32,
+}
+
 /// What others tell the connection's task.
 #[derive(Default)]
 pub(crate) struct Mail {
     /// The session must end, with this epitaph.
     pub(crate) end: Option<EpitaphCode>,
-    /// Watches of [`gpu_broker_device::DeviceFile::watch_buffer`] that have fired.
-    pub(crate) idle: Vec<u64>,
+    /// Watches of the device that have fired.
+    pub(crate) fired: Vec<Fired>,
     waker: Option<Waker>,
 }
 
@@ -65,18 +74,22 @@ impl<D: Device> Entry<D> {
     }
 
     /// Takes the mail, if there is some.
-    pub(crate) fn take_mail(&self) -> Option<(Option<EpitaphCode>, Vec<u64>)> {
+    pub(crate) fn take_mail(&self) -> Option<(Option<EpitaphCode>, Vec<Fired>)> {
         if !self.posted.load(Ordering::Acquire) {
             return None;
         }
         let mut mail = self.mail();
         self.posted.store(false, Ordering::Relaxed);
-        Some((mail.end, std::mem::take(&mut mail.idle)))
+        Some((mail.end, std::mem::take(&mut mail.fired)))
     }
 
     /// Ends the session with an epitaph, soon.
     pub(crate) fn end(&self, code: EpitaphCode) {
         self.post(|mail| mail.end = Some(code));
+    }
+
+    fn fired(&self, fired: Fired) {
+        self.post(|mail| mail.fired.push(fired));
     }
 
     fn mail(&self) -> MutexGuard<'_, Mail> {
@@ -107,7 +120,8 @@ impl<D: Device> EventSink for Entry<D> {
                     session.handle_completion(now, tag, outcome);
                 }
             }
-            DeviceEvent::BufferIdle { token } => self.post(|mail| mail.idle.push(token)),
+            DeviceEvent::BufferIdle { token } => self.fired(Fired { token, first: 0 }),
+            DeviceEvent::SyncobjsReady { token, first } => self.fired(Fired { token, first }),
         }
     }
 }

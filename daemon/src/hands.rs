@@ -1,6 +1,8 @@
 //! The rules' [`Hands`] over a device file: two vocabularies of the same things, because neither
 //! crate may know the other.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use gpu_broker_core::Time;
 use gpu_broker_core::hands::{
     ContextSpec, Hands, Object, Outcome, Placement, Slot, Submission, Submitted, Update,
@@ -13,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Clock;
 use crate::limiter::{Limiter, warn_limited};
-use std::sync::Arc;
+use crate::throttle::Queued;
 
 /// The log of one session: its number, and how much it has said.
 #[derive(Debug)]
@@ -33,6 +35,23 @@ pub(crate) struct DeviceHands<F: DeviceFile> {
     pub(crate) file: F,
     pub(crate) log: Arc<SessionLog>,
     pub(crate) clock: Clock,
+    /// For THROTTLE.
+    queued: Mutex<Queued<F>>,
+}
+
+impl<F: DeviceFile> DeviceHands<F> {
+    pub(crate) fn new(file: F, log: Arc<SessionLog>, clock: Clock) -> Self {
+        Self { file, log, clock, queued: Mutex::default() }
+    }
+
+    /// See [`Queued::watch`].
+    pub(crate) fn watch_queued(&self, until: Time, token: u64) -> Result<Option<Time>, Refusal> {
+        self.queued().watch(&self.file, until, token).map_err(|error| refusal_of(&error))
+    }
+
+    fn queued(&self) -> MutexGuard<'_, Queued<F>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a device's error is told to a client.
@@ -40,12 +59,19 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
     match error {
         DeviceError::OutOfMemory => Reason::OutOfMemory.into(),
         DeviceError::OutOfFds => Reason::DaemonFds.into(),
-        DeviceError::NotAFence => Reason::WrongFdKind.into(),
+        DeviceError::NotAFence => wrong_fd("a fence of this daemon"),
+        DeviceError::NotABuffer => wrong_fd("a buffer of this daemon"),
+        DeviceError::NotASyncobj => wrong_fd("a syncobj of this daemon"),
+        DeviceError::NoFence => Reason::SyncobjEmpty.into(),
         DeviceError::Lost => Reason::DeviceWedged.into(),
         DeviceError::Os { errno, doing } => {
             Refusal::new(Reason::DeviceError).with_errno(*errno).with_detail(*doing)
         }
     }
+}
+
+fn wrong_fd(wanted: &'static str) -> Refusal {
+    Refusal::new(Reason::WrongFdKind).with_detail(wanted)
 }
 
 /// How the rules hear of an end; says in the log why a batch died.
@@ -113,6 +139,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
     type Context = F::Context;
     type Buffer = F::Buffer;
     type Fence = F::Fence;
+    type Syncobj = F::Syncobj;
 
     fn create_vm(&self) -> Result<F::Vm, Refusal> {
         self.file.create_vm().map_err(|error| refusal_of(&error))
@@ -180,6 +207,15 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                 device::Placement::Parallel(&engines)
             }
         };
+        let patches: SmallVec<[device::Patch; 8]> = work
+            .patches
+            .iter()
+            .map(|(object, offset, value)| device::Patch {
+                object: *object,
+                offset: *offset,
+                value: *value,
+            })
+            .collect();
         let submitted = self
             .file
             .submit(
@@ -190,13 +226,50 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                     batches: &batches,
                     objects: &objects,
                     after: work.after,
-                    want_fence: work.want_fence,
+                    along: work.along,
+                    signals: work.signals,
+                    patches: &patches,
+                    want_fence: true,
                 },
             )
             .map_err(|error| refusal_of(&error))?;
-        Ok(Submitted {
-            fence: submitted.fence,
-            done: submitted.done.map(|done| outcome_of(&self.log, self.clock.now(), done)),
-        })
+        let done = submitted.done.map(|done| outcome_of(&self.log, self.clock.now(), done));
+        let mut fence = submitted.fence;
+        if let (None, Some(fence)) = (done, &fence) {
+            self.queued().record(&self.file, self.clock.now(), fence.clone());
+        }
+        Ok(Submitted { fence: fence.take_if(|_| work.want_fence), done })
+    }
+
+    fn same_buffer(&self, first: &F::Buffer, second: &F::Buffer) -> bool {
+        self.file.same_buffer(first, second)
+    }
+
+    fn create_syncobj(&self, signalled: bool) -> Result<F::Syncobj, Refusal> {
+        self.file.create_syncobj(signalled).map_err(|error| refusal_of(&error))
+    }
+
+    fn reset_syncobj(&self, syncobj: &F::Syncobj) {
+        self.file.reset_syncobj(syncobj);
+    }
+
+    fn signal_syncobj(&self, syncobj: &F::Syncobj, point: u64) -> Result<(), Refusal> {
+        self.file.signal_syncobj(syncobj, point).map_err(|error| refusal_of(&error))
+    }
+
+    fn put_fence(&self, syncobj: &F::Syncobj, point: u64, fence: &F::Fence) -> Result<(), Refusal> {
+        self.file.put_fence(syncobj, point, fence).map_err(|error| refusal_of(&error))
+    }
+
+    fn syncobj_fence(&self, syncobj: &F::Syncobj, point: u64) -> Option<F::Fence> {
+        self.file.syncobj_fence(syncobj, point)
+    }
+
+    fn syncobj_point(&self, syncobj: &F::Syncobj, submitted: bool) -> u64 {
+        self.file.syncobj_point(syncobj, submitted)
+    }
+
+    fn is_signalled(&self, fence: &F::Fence) -> bool {
+        self.file.fence_state(fence) != device::FenceState::Pending
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn open<D: Device>(
     let config = &server.config;
     let events: Arc<dyn EventSink> = Arc::clone(entry) as _;
     let file = server.device.open(events).map_err(|error| refusal_of(&error))?;
-    let hands = DeviceHands { file, log: Arc::clone(&entry.log), clock: server.clock };
+    let hands = DeviceHands::new(file, Arc::clone(&entry.log), server.clock);
     let session = Arc::new(Session::open(
         now,
         entry.id(),

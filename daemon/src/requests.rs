@@ -5,30 +5,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use gpu_broker_core::Time;
-use gpu_broker_device::{Device, DeviceError, DeviceFile, FenceState as DeviceFence};
+use gpu_broker_device::{Device, DeviceError, DeviceFile};
 use gpu_broker_protocol::codec::MapFds as _;
 use gpu_broker_protocol::execbuf::{Execbuf, flag};
-use gpu_broker_protocol::message::{
-    BufferMapped, BufferOf, BufferWait, Busy, ExecbufReply, Fence, FenceMerge, FenceState,
-    FenceStatusQuery, Ping,
-};
-use gpu_broker_protocol::{BufferId, Header, Opcode, Reason, Refusal, Reply, Request, Violation};
+use gpu_broker_protocol::message::{BufferOf, Busy, ExecbufReply, Ping};
+use gpu_broker_protocol::{Header, Opcode, Refusal, Reply, Request, Violation};
 
 use crate::clock::Clock;
-use crate::directory::{Entry, SessionOf};
+use crate::directory::{Entry, Fired, SessionOf};
 use crate::fences::FenceBook;
-use crate::hands::{DeviceHands, refusal_of};
+use crate::hands::refusal_of;
 use crate::packet::Fds;
 use crate::server::Server;
 use crate::status;
-use crate::waits::{Ended, Waits, Watch};
+use crate::waits::{Ended, Waits};
 
 /// A session from HELLO on, as its connection has it.
 pub(crate) struct Open<D: Device> {
     pub(crate) session: Arc<SessionOf<D>>,
-    fences: FenceBook<D::File>,
+    pub(crate) fences: FenceBook<D::File>,
     /// Most clients never wait.
-    waits: Option<Box<Waits>>,
+    pub(crate) waits: Option<Box<Waits>>,
 }
 
 /// The answer to a request that was not refused.
@@ -59,39 +56,34 @@ impl From<Violation> for Fault {
     }
 }
 
-impl<F: DeviceFile> Watch for gpu_broker_core::Session<DeviceHands<F>> {
-    fn watch(&self, buffer: BufferId, token: u64) -> Result<bool, Refusal> {
-        self.with_buffer(buffer, |buffer, _| self.hands().file.watch_buffer(buffer, token))
-    }
-
-    fn is_busy(&self, buffer: BufferId) -> Result<bool, Refusal> {
-        self.with_buffer(buffer, |buffer, _| {
-            let busy = self.hands().file.buffer_busy(buffer);
-            busy.readers != 0 || busy.writer.is_some()
-        })
-    }
-}
-
 impl<D: Device> Open<D> {
     pub(crate) fn new(session: Arc<SessionOf<D>>) -> Self {
         Self { session, fences: FenceBook::default(), waits: None }
     }
 
     /// The next wait that has ended.
-    pub(crate) fn poll_waits(&mut self, cx: &mut Context<'_>, clock: Clock) -> Poll<(u32, Ended)> {
+    pub(crate) fn poll_waits(&mut self, cx: &mut Context<'_>, clock: Clock) -> Poll<Ended> {
         match &mut self.waits {
             None => Poll::Pending,
-            Some(waits) => waits.poll_finished(cx, clock),
+            Some(waits) => waits.poll_finished(cx, clock, &*self.session),
         }
     }
 
     /// Watches of the device have fired.
-    pub(crate) fn watches_fired(&mut self, now: Time, tokens: &[u64]) {
+    pub(crate) fn watches_fired(&mut self, now: Time, fired: &[Fired]) {
         if let Some(waits) = &mut self.waits {
-            for token in tokens {
-                waits.fired(now, *token, &*self.session);
+            for Fired { token, first } in fired {
+                waits.fired(now, *token, *first, &*self.session);
             }
         }
+    }
+
+    /// The client is gone: nothing of it is waited for or kept.
+    pub(crate) fn close(&mut self) {
+        if let Some(waits) = &mut self.waits {
+            waits.cancel(&*self.session);
+        }
+        self.session.close();
     }
 
     /// Does what one message asks.
@@ -122,67 +114,69 @@ impl<D: Device> Open<D> {
         if !positions.is_empty() {
             return Err(Violation::FdCount.into());
         }
-        if let Request::BufferWait(wait) = &request {
-            return self.buffer_wait(server, now, header.seq, wait);
-        }
-        self.control(server, entry, now, request, fds).map(Answer::Now)
+        self.control(server, entry, now, header.seq, request, fds)
     }
 
-    /// Everything that is answered at once; an fd in the request is its position in `fds`.
+    /// Everything but EXECBUF; an fd in the request is its position in `fds`.
     fn control(
         &mut self,
-        server: &Arc<Server<D>>,
-        entry: &Arc<Entry<D>>,
+        server: &Server<D>,
+        entry: &Entry<D>,
         now: Time,
+        seq: u32,
         request: Request<usize>,
         fds: &mut Fds,
-    ) -> Result<Reply<OwnedFd>, Fault> {
-        let session = &self.session;
-        Ok(match request {
-            Request::Hello(_) => return Err(Violation::HelloRepeated.into()),
-            Request::Ping(Ping { payload, fd }) => {
-                // The only fd of the message, if there is one: it goes back as it came.
-                Reply::Ping(Ping { payload, fd: fd.and_then(|_| fds.pop()) })
+    ) -> Result<Answer, Fault> {
+        // Short, so that this is a table.
+        use {Reply as R, Request as Q};
+        let s = &*self.session;
+        Ok(Answer::Now(match request {
+            Q::Hello(_) => return Err(Violation::HelloRepeated.into()),
+            // The only fd of the message, if there is one: it goes back as it came.
+            Q::Ping(b) => R::Ping(Ping { payload: b.payload, fd: b.fd.and_then(|_| fds.pop()) }),
+            Q::DeviceQuery => R::DeviceQuery(status::device_info(&server.device.description())),
+            Q::Status(b) => R::Status(status::page(server, entry.peer, now, &b)),
+            Q::GetParam(b) => R::GetParam(s.get_param(&b)?),
+            Q::Query(b) => R::Query(s.query(&b)?),
+            Q::GetAperture => R::GetAperture(s.aperture()),
+            Q::Throttle => return Ok(self.throttle(server, now, seq)?),
+            Q::RegRead(b) => R::RegRead(s.reg_read(&b, s.hands().file.timestamp())?),
+            Q::ContextCreate(b) => R::ContextCreate(s.context_create(now, &b)?),
+            Q::ContextDestroy(b) => done(s.context_destroy(&b), R::ContextDestroy)?,
+            Q::ContextSetParam(b) => R::ContextSetParam(s.context_set_param(&b)?),
+            Q::ContextGetParam(b) => R::ContextGetParam(s.context_get_param(&b)?),
+            Q::ContextResetStats(b) => R::ContextResetStats(s.context_reset_stats(&b)?),
+            Q::VmCreate(b) => R::VmCreate(s.vm_create(&b)?),
+            Q::VmDestroy(b) => done(s.vm_destroy(&b), R::VmDestroy)?,
+            Q::BufferCreate(b) => R::BufferCreate(s.buffer_create(&b)?),
+            Q::BufferMap(b) => R::BufferMap(self.buffer_map(&b)?),
+            Q::BufferClose(b) => done(self.buffer_close(&b), R::BufferClose)?,
+            Q::BufferBusy(b) => R::BufferBusy(self.buffer_busy(&b)?),
+            Q::BufferWait(b) => return Ok(self.buffer_wait(server, now, seq, &b)?),
+            Q::BufferSetDomain(b) => return Ok(self.buffer_set_domain(server, now, seq, &b)?),
+            Q::BufferAccess(b) => return Ok(self.buffer_access(server, now, seq, &b)?),
+            Q::BufferSetCaching(b) => done(s.buffer_set_caching(&b), R::BufferSetCaching)?,
+            Q::BufferGetCaching(b) => R::BufferGetCaching(s.buffer_get_caching(b.buffer)?),
+            Q::BufferSetTiling(b) => R::BufferSetTiling(s.buffer_set_tiling(&b)?),
+            Q::BufferGetTiling(b) => R::BufferGetTiling(s.buffer_get_tiling(b.buffer)?),
+            Q::BufferMadvise(b) => R::BufferMadvise(s.buffer_madvise(&b)?),
+            Q::BufferExport(b) => R::BufferExport(self.buffer_export(&b)?),
+            Q::BufferImport(b) => R::BufferImport(self.buffer_import(&b, fds)?),
+            Q::FenceStatus(b) => R::FenceStatus(self.fence_status(&b, fds)?),
+            Q::FenceMerge(b) => R::FenceMerge(self.fence_merge(server, &b, fds)?),
+            Q::SyncobjCreate(b) => R::SyncobjCreate(s.syncobj_create(&b)?),
+            Q::SyncobjDestroy(b) => done(s.syncobj_destroy(&b), R::SyncobjDestroy)?,
+            Q::SyncobjReset(b) => done(s.syncobj_reset(&b), R::SyncobjReset)?,
+            Q::SyncobjSignal(b) => done(s.syncobj_signal(&b), R::SyncobjSignal)?,
+            Q::SyncobjWait(b) => return Ok(self.syncobj_wait(server, now, seq, &b)?),
+            Q::SyncobjTimelineSignal(b) => {
+                done(s.syncobj_timeline_signal(&b), R::SyncobjTimelineSignal)?
             }
-            Request::DeviceQuery => {
-                Reply::DeviceQuery(status::device_info(&server.device.description()))
-            }
-            Request::Status(query) => Reply::Status(status::page(server, entry.peer, now, &query)),
-            Request::ContextCreate(body) => {
-                Reply::ContextCreate(session.context_create(now, &body)?)
-            }
-            Request::ContextDestroy(body) => {
-                session.context_destroy(&body)?;
-                Reply::ContextDestroy
-            }
-            Request::ContextSetParam(body) => {
-                Reply::ContextSetParam(session.context_set_param(&body)?)
-            }
-            Request::ContextGetParam(body) => {
-                Reply::ContextGetParam(session.context_get_param(&body)?)
-            }
-            Request::ContextResetStats(body) => {
-                Reply::ContextResetStats(session.context_reset_stats(&body)?)
-            }
-            Request::VmCreate(body) => Reply::VmCreate(session.vm_create(&body)?),
-            Request::VmDestroy(body) => {
-                session.vm_destroy(&body)?;
-                Reply::VmDestroy
-            }
-            Request::BufferCreate(body) => Reply::BufferCreate(session.buffer_create(&body)?),
-            Request::BufferMap(body) => Reply::BufferMap(self.buffer_map(&body)?),
-            Request::BufferClose(body) => {
-                session.buffer_close(body.buffer)?;
-                if let Some(waits) = &mut self.waits {
-                    waits.forget_buffer(body.buffer);
-                }
-                Reply::BufferClose
-            }
-            Request::BufferBusy(body) => Reply::BufferBusy(self.buffer_busy(&body)?),
-            Request::FenceStatus(query) => Reply::FenceStatus(self.fence_status(&query, fds)?),
-            Request::FenceMerge(merge) => Reply::FenceMerge(self.fence_merge(server, &merge, fds)?),
-            Request::BufferWait(_) => return Err(Violation::UnknownOpcode.into()),
-        })
+            Q::SyncobjQuery(b) => R::SyncobjQuery(s.syncobj_query(&b)?),
+            Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(server, now, seq, &b)?),
+            Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(server, &b)?),
+            Q::SyncobjImport(b) => R::SyncobjImport(self.syncobj_import(&b, fds)?),
+        }))
     }
 
     fn execbuf(
@@ -193,22 +187,21 @@ impl<D: Device> Open<D> {
         fds: &mut Fds,
     ) -> Result<ExecbufReply<OwnedFd>, Refusal> {
         let file = &self.session.hands().file;
-        let in_fence = match fds.first() {
+        let fence = match fds.first() {
             None => None,
-            Some(fd) => Some(file.import_fence(fd.as_fd()).map_err(|error| match error {
-                DeviceError::NotAFence => Reason::ExecInFence.into(),
-                DeviceError::OutOfMemory
-                | DeviceError::OutOfFds
-                | DeviceError::Lost
-                | DeviceError::Os { .. } => refusal_of(&error),
-            })?),
+            Some(fd) => match file.import_fence(fd.as_fd()) {
+                Ok(fence) => Some(fence),
+                // The rules refuse that in its turn, after what is wrong with the request itself.
+                Err(DeviceError::NotAFence) => None,
+                Err(error) => return Err(refusal_of(&error)),
+            },
         };
         // A fence of ours closes at once.
         fds.clear();
         if request.head.flags & flag::FENCE_OUT != 0 {
             self.fences.reserve(file, server.config.session.fences)?;
         }
-        let executed = self.session.execbuf(now, request, in_fence)?;
+        let executed = self.session.execbuf(now, request, fence)?;
         let fence = match executed.fence {
             None => None,
             Some(fence) => {
@@ -220,27 +213,12 @@ impl<D: Device> Open<D> {
         Ok(ExecbufReply { offsets: executed.offsets, fence })
     }
 
-    fn buffer_wait(
-        &mut self,
-        server: &Server<D>,
-        now: Time,
-        seq: u32,
-        request: &BufferWait,
-    ) -> Result<Answer, Fault> {
-        let limit = server.config.session.pending_waits;
-        let waits = self.waits.get_or_insert_default();
-        Ok(match waits.begin(now, seq, request, limit, &*self.session)? {
-            Some(waited) => Answer::Now(Reply::BufferWait(waited)),
-            None => Answer::Later,
-        })
-    }
-
-    fn buffer_map(&self, request: &BufferOf) -> Result<BufferMapped<OwnedFd>, Refusal> {
-        let file = &self.session.hands().file;
-        self.session.with_buffer(request.buffer, |buffer, size| {
-            let (fd, offset) = file.share_buffer(buffer).map_err(|error| refusal_of(&error))?;
-            Ok(BufferMapped { offset, size, fd })
-        })?
+    fn buffer_close(&mut self, request: &BufferOf) -> Result<(), Refusal> {
+        self.session.buffer_close(request.buffer)?;
+        if let Some(waits) = &mut self.waits {
+            waits.forget_buffer(request.buffer);
+        }
+        Ok(())
     }
 
     fn buffer_busy(&self, request: &BufferOf) -> Result<Busy, Refusal> {
@@ -250,42 +228,9 @@ impl<D: Device> Open<D> {
         let writer = busy.writer.map_or(0, |class| u32::from(class).saturating_add(1));
         Ok(Busy { busy: u32::from(busy.readers) << 16 | writer })
     }
+}
 
-    fn fence_status(
-        &self,
-        query: &FenceStatusQuery<usize>,
-        fds: &mut Fds,
-    ) -> Result<FenceState, Fault> {
-        let file = &self.session.hands().file;
-        let fence = self.import(fds, query.fd)?;
-        fds.clear();
-        Ok(match file.fence_state(&fence) {
-            DeviceFence::Pending => FenceState::Pending,
-            DeviceFence::Signalled => FenceState::Signalled,
-            DeviceFence::Failed(errno) => FenceState::Failed(errno),
-        })
-    }
-
-    fn fence_merge(
-        &mut self,
-        server: &Server<D>,
-        merge: &FenceMerge<usize>,
-        fds: &mut Fds,
-    ) -> Result<Fence<OwnedFd>, Fault> {
-        let first = self.import(fds, merge.first)?;
-        let second = self.import(fds, merge.second)?;
-        fds.clear();
-        let file = &self.session.hands().file;
-        self.fences.reserve(file, server.config.session.fences)?;
-        let merged = file.merge_fences(&first, &second);
-        let fd = file.export_fence(&merged).map_err(|error| refusal_of(&error))?;
-        self.fences.record(file, merged);
-        Ok(Fence { fd })
-    }
-
-    fn import(&self, fds: &Fds, position: usize) -> Result<<D::File as DeviceFile>::Fence, Fault> {
-        let fd = fds.get(position).ok_or(Violation::FdCount)?;
-        let file = &self.session.hands().file;
-        file.import_fence(fd.as_fd()).map_err(|error| refusal_of(&error).into())
-    }
+/// A reply without a body.
+fn done(result: Result<(), Refusal>, reply: Reply<OwnedFd>) -> Result<Reply<OwnedFd>, Refusal> {
+    result.map(|()| reply)
 }

@@ -1,45 +1,94 @@
-//! BUFFER_WAIT: replies that come when a buffer is idle, or the time is over.
+//! Replies that come later: BUFFER_WAIT, BUFFER_SET_DOMAIN, BUFFER_ACCESS, SYNCOBJ_WAIT,
+//! SYNCOBJ_TRANSFER, THROTTLE.
 //!
-//! The device is asked to watch a buffer once, however many waits there are for it, and both waits
-//! and watches are limited: a client that waits for a nanosecond in a loop, on a buffer that never
-//! becomes idle, costs no more than one that waits once.
+//! A wait asks the session's device for a watch and ends when that fires or its time is over. Waits
+//! are limited, and with them what they cost the device:
+//!
+//! * BUFFER_WAIT has a time limit, and a watch of a buffer cannot be taken back. So a buffer is
+//!   watched once, however many waits there are for it: a client that waits for a nanosecond in a
+//!   loop, on a buffer that never becomes idle, costs no more than one that waits once.
+//! * BUFFER_SET_DOMAIN and BUFFER_ACCESS have no time limit: a watch each.
+//! * SYNCOBJ_WAIT and SYNCOBJ_TRANSFER have a watch each, too, which is taken back when their time
+//!   is over and when the client is gone.
+//! * THROTTLE watches the oldest request that any of them waits for, then the next.
+//!
+//! A handle that is closed ends none of them, as in the kernel.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gpu_broker_core::Time;
+use gpu_broker_protocol::limits::SYNCOBJS_PER_SESSION_MAX;
 use gpu_broker_protocol::message::{BufferWait, Waited};
-use gpu_broker_protocol::{BufferId, Reason, Refusal};
+use gpu_broker_protocol::{BufferId, Opcode, Reason, Refusal, Reply};
 use tokio::time::Sleep;
 
 use crate::clock::Clock;
+use crate::wait::Wait;
+
+/// Syncobjs that all waits of a session may name together.
+const SYNCOBJS_MAX: usize = SYNCOBJS_PER_SESSION_MAX as usize;
+
+/// THROTTLE waits for requests of this age (rule table §17).
+const THROTTLE_NS: u64 = 20_000_000;
 
 /// What a wait asks of the session's device.
 pub(crate) trait Watch {
+    /// Watches until nothing uses the buffer; true if nothing does now.
     /// See [`gpu_broker_device::DeviceFile::watch_buffer`].
     ///
     /// # Errors
     /// [`Reason::NoSuchBuffer`].
     fn watch(&self, buffer: BufferId, token: u64) -> Result<bool, Refusal>;
 
-    /// Whether work uses the buffer.
+    /// Watches until the CPU may read the buffer, or write it; true if it may now.
+    /// See [`gpu_broker_device::DeviceFile::watch_buffer_access`].
     ///
     /// # Errors
     /// [`Reason::NoSuchBuffer`].
-    fn is_busy(&self, buffer: BufferId) -> Result<bool, Refusal>;
+    fn watch_access(&self, buffer: BufferId, write: bool, token: u64) -> Result<bool, Refusal>;
+
+    /// Whether work uses the buffer in a way that the CPU has to wait for before it reads, or
+    /// with `write`, before it writes.
+    ///
+    /// # Errors
+    /// [`Reason::NoSuchBuffer`].
+    fn is_busy(&self, buffer: BufferId, write: bool) -> Result<bool, Refusal>;
+
+    /// See [`crate::throttle::Queued::watch`].
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn watch_queued(&self, until: Time, token: u64) -> Result<Option<Time>, Refusal>;
+
+    /// Takes the watch of syncobjs or of queued requests back; no event follows.
+    fn unwatch(&self, token: u64);
 }
 
-/// How a wait ended.
-pub(crate) type Ended = Result<Waited, Refusal>;
+/// The answer to a wait: the number of its request, its opcode, and the rest.
+pub(crate) struct Ended {
+    pub(crate) seq: u32,
+    pub(crate) opcode: Opcode,
+    pub(crate) answer: Result<Reply<OwnedFd>, Refusal>,
+}
+
+/// `Some` if there is nothing to wait for, otherwise [`Waits::poll_finished`] tells.
+pub(crate) type Begun = Result<Option<Reply<OwnedFd>>, Refusal>;
 
 /// The waits of one session.
 #[derive(Default)]
 pub(crate) struct Waits {
+    /// Most that may be pending.
+    limit: usize,
+    /// Of BUFFER_WAIT.
     watches: Vec<Watched>,
+    /// Of THROTTLE.
+    throttle: Option<u64>,
     waiting: Vec<Waiting>,
-    finished: VecDeque<(u32, Ended)>,
+    finished: VecDeque<Ended>,
     last_token: u64,
     timer: Option<(u64, Pin<Box<Sleep>>)>,
 }
@@ -52,9 +101,8 @@ struct Watched {
 
 struct Waiting {
     seq: u32,
-    buffer: BufferId,
+    wait: Wait,
     needs: Needs,
-    timeout_ns: i64,
     /// Nanoseconds on the daemon's clock; `None` waits for ever.
     deadline: Option<u64>,
 }
@@ -65,10 +113,36 @@ enum Needs {
     Watch(u64),
     /// This watch is older than the wait, which may be for newer work; a new watch follows it.
     OneAfter(u64),
+    /// Older requests to complete.
+    Requests,
+}
+
+impl Waiting {
+    /// It has what it waited for; `first` is what the watch said.
+    fn met(self, now: Time, first: u32) -> Ended {
+        let Self { seq, wait, deadline, .. } = self;
+        Ended { seq, opcode: wait.opcode(), answer: wait.reply(now, deadline, first) }
+    }
+
+    fn refused(&self, refusal: impl Into<Refusal>) -> Ended {
+        Ended { seq: self.seq, opcode: self.wait.opcode(), answer: Err(refusal.into()) }
+    }
+
+    /// Takes its watch back if that is possible and it is its own.
+    fn unwatch(&self, device: &impl Watch) {
+        if let (1.., Needs::Watch(token)) = (self.wait.syncobjs(), self.needs) {
+            device.unwatch(token);
+        }
+    }
 }
 
 impl Waits {
-    /// Begins a wait: `Some` if it ends at once, otherwise [`Self::poll_finished`] tells.
+    /// No waits, of which at most `limit` may be pending.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { limit: limit as usize, ..Self::default() }
+    }
+
+    /// Begins a BUFFER_WAIT.
     ///
     /// # Errors
     /// [`Reason::WaitFlags`], [`Reason::NoSuchBuffer`], [`Reason::WaitTimeout`] or
@@ -78,81 +152,194 @@ impl Waits {
         now: Time,
         seq: u32,
         request: &BufferWait,
-        limit: u32,
         device: &impl Watch,
-    ) -> Result<Option<Waited>, Refusal> {
+    ) -> Begun {
         if request.flags != 0 {
             return Err(Reason::WaitFlags.into());
         }
-        if !device.is_busy(request.buffer)? {
-            return Ok(Some(Waited { remaining_ns: request.timeout_ns }));
+        let (buffer, timeout_ns) = (request.buffer, request.timeout_ns);
+        let at_once = || Ok(Some(Reply::BufferWait(Waited { remaining_ns: timeout_ns })));
+        if !device.is_busy(buffer, true)? {
+            return at_once();
         }
-        if request.timeout_ns == 0 {
+        if timeout_ns == 0 {
             return Err(Reason::WaitTimeout.into());
         }
-        let limit = limit as usize;
-        if self.waiting.len().saturating_add(self.finished.len()) >= limit {
-            return Err(Reason::WaitLimit.into());
-        }
-        let watched = self.watches.iter().find(|watch| watch.buffer == Some(request.buffer));
+        self.check_limit()?;
+        let watched = self.watches.iter().find(|watch| watch.buffer == Some(buffer));
         let needs = match watched {
             Some(watch) => Needs::OneAfter(watch.token),
-            None if self.watches.len() >= limit => return Err(Reason::WaitLimit.into()),
-            None => match self.watch(request.buffer, device)? {
+            None if self.watches.len() >= self.limit => return Err(Reason::WaitLimit.into()),
+            None => match self.watch(buffer, device)? {
                 Some(token) => Needs::Watch(token),
-                None => return Ok(Some(Waited { remaining_ns: request.timeout_ns })),
+                None => return at_once(),
             },
         };
-        let deadline = u64::try_from(request.timeout_ns).ok().map(|ns| now.0.saturating_add(ns));
+        let deadline = u64::try_from(timeout_ns).ok().map(|ns| now.0.saturating_add(ns));
         self.waiting.push(Waiting {
             seq,
-            buffer: request.buffer,
+            wait: Wait::Buffer { buffer, timeout_ns },
             needs,
-            timeout_ns: request.timeout_ns,
             deadline,
         });
         Ok(None)
     }
 
+    /// Begins a BUFFER_SET_DOMAIN or BUFFER_ACCESS: waits until the CPU may read, or with `write`,
+    /// write.
+    ///
+    /// # Errors
+    /// [`Reason::NoSuchBuffer`] or [`Reason::WaitLimit`].
+    pub(crate) fn begin_access(
+        &mut self,
+        now: Time,
+        seq: u32,
+        wait: Wait,
+        (buffer, write): (BufferId, bool),
+        device: &impl Watch,
+    ) -> Begun {
+        // First, because a watch cannot be taken back when there turns out to be no room for it.
+        if !device.is_busy(buffer, write)? {
+            return wait.reply(now, None, 0).map(Some);
+        }
+        self.check_limit()?;
+        let token = self.next_token();
+        if device.watch_access(buffer, write, token)? {
+            return wait.reply(now, None, 0).map(Some);
+        }
+        self.waiting.push(Waiting { seq, wait, needs: Needs::Watch(token), deadline: None });
+        Ok(None)
+    }
+
+    /// Begins a wait for syncobjs; `watch` asks the device with the token it gets, as
+    /// [`gpu_broker_device::DeviceFile::watch_syncobjs`].
+    ///
+    /// # Errors
+    /// What `watch` says; [`Reason::SyncobjTimeout`] when the time is over already;
+    /// [`Reason::WaitLimit`].
+    pub(crate) fn begin_syncobjs(
+        &mut self,
+        now: Time,
+        seq: u32,
+        (wait, deadline): (Wait, Time),
+        device: &impl Watch,
+        watch: impl FnOnce(u64) -> Result<Option<u32>, Refusal>,
+    ) -> Begun {
+        let token = self.next_token();
+        if let Some(first) = watch(token)? {
+            return wait.reply(now, None, first).map(Some);
+        }
+        if let Err(refusal) = self.check_syncobjs(now, &wait, deadline) {
+            device.unwatch(token);
+            return Err(refusal);
+        }
+        let needs = Needs::Watch(token);
+        self.waiting.push(Waiting { seq, wait, needs, deadline: Some(deadline.0) });
+        Ok(None)
+    }
+
+    fn check_syncobjs(&self, now: Time, wait: &Wait, deadline: Time) -> Result<(), Refusal> {
+        if deadline <= now {
+            return Err(Reason::SyncobjTimeout.into());
+        }
+        let named: usize = self.waiting.iter().map(|waiting| waiting.wait.syncobjs()).sum();
+        if named.saturating_add(wait.syncobjs()) > SYNCOBJS_MAX {
+            let refusal = Refusal::new(Reason::WaitLimit);
+            return Err(refusal.with_detail("its waits name too many syncobjs"));
+        }
+        self.check_limit()
+    }
+
+    /// Begins a THROTTLE: waits for the requests that have been queued for 20 ms now.
+    ///
+    /// # Errors
+    /// [`Reason::WaitLimit`], or the device's refusal.
+    pub(crate) fn begin_throttle(&mut self, now: Time, seq: u32, device: &impl Watch) -> Begun {
+        let Some(until) = now.0.checked_sub(THROTTLE_NS).map(Time) else {
+            return Ok(Some(Reply::Throttle));
+        };
+        if self.throttle.is_none() {
+            let token = self.next_token();
+            if device.watch_queued(until, token)?.is_none() {
+                return Ok(Some(Reply::Throttle));
+            }
+            self.throttle = Some(token);
+        }
+        self.check_limit()?;
+        let (wait, needs) = (Wait::Throttle { until }, Needs::Requests);
+        self.waiting.push(Waiting { seq, wait, needs, deadline: None });
+        Ok(None)
+    }
+
     /// A handle was closed. Waits go on for the work they know of, as the kernel's do.
-    pub(crate) fn forget_buffer(&mut self, buffer: BufferId) {
+    pub(crate) fn forget_buffer(&mut self, closed: BufferId) {
         for watch in &mut self.watches {
-            if watch.buffer == Some(buffer) {
+            if watch.buffer == Some(closed) {
                 watch.buffer = None;
             }
         }
-        for wait in &mut self.waiting {
-            if let (true, Needs::OneAfter(token)) = (wait.buffer == buffer, wait.needs) {
-                wait.needs = Needs::Watch(token);
+        for waiting in &mut self.waiting {
+            if let (Some(buffer), Needs::OneAfter(token)) = (waiting.wait.buffer(), waiting.needs)
+                && buffer == closed
+            {
+                waiting.needs = Needs::Watch(token);
             }
         }
     }
 
-    /// A watch has fired.
-    pub(crate) fn fired(&mut self, now: Time, token: u64, device: &impl Watch) {
+    /// A watch has fired; `first` is which of its syncobjs has signalled.
+    pub(crate) fn fired(&mut self, now: Time, token: u64, first: u32, device: &impl Watch) {
+        if self.throttle == Some(token) {
+            return self.throttle_on(now, device);
+        }
         self.watches.retain(|watch| watch.token != token);
-        self.settle(now, Needs::Watch(token));
-        let successor = self.waiting.iter().find(|wait| wait.needs == Needs::OneAfter(token));
-        let Some(buffer) = successor.map(|wait| wait.buffer) else { return };
+        self.settle(now, Needs::Watch(token), first);
+        let mut successors =
+            self.waiting.iter().filter(|waiting| waiting.needs == Needs::OneAfter(token));
+        let Some(buffer) = successors.find_map(|waiting| waiting.wait.buffer()) else { return };
         match self.watch(buffer, device) {
             Ok(Some(next)) => {
-                for wait in &mut self.waiting {
-                    if wait.needs == Needs::OneAfter(token) {
-                        wait.needs = Needs::Watch(next);
+                for waiting in &mut self.waiting {
+                    if waiting.needs == Needs::OneAfter(token) {
+                        waiting.needs = Needs::Watch(next);
                     }
                 }
             }
             // Idle.
-            Ok(None) | Err(_) => self.settle(now, Needs::OneAfter(token)),
+            Ok(None) | Err(_) => self.settle(now, Needs::OneAfter(token), first),
         }
     }
 
-    /// The next wait that has ended, with the sequence number of its request.
+    /// The oldest request has completed: THROTTLE waits for the next one that is old enough.
+    fn throttle_on(&mut self, now: Time, device: &impl Watch) {
+        self.throttle = None;
+        let latest = self.waiting.iter().filter_map(|waiting| waiting.wait.until()).max();
+        let Some(latest) = latest else { return };
+        let token = self.next_token();
+        let oldest = device.watch_queued(latest, token);
+        if let Ok(Some(_)) = oldest {
+            self.throttle = Some(token);
+        }
+        let over = |waiting: &mut Waiting| match (waiting.wait.until(), &oldest) {
+            (None, _) => false,
+            (Some(until), Ok(Some(queued))) => *queued > until,
+            (Some(_), Ok(None) | Err(_)) => true,
+        };
+        for waiting in self.waiting.extract_if(.., over) {
+            self.finished.push_back(match &oldest {
+                Ok(_) => waiting.met(now, 0),
+                Err(refusal) => waiting.refused(refusal.clone()),
+            });
+        }
+    }
+
+    /// The next wait that has ended.
     pub(crate) fn poll_finished(
         &mut self,
         cx: &mut Context<'_>,
         clock: Clock,
-    ) -> Poll<(u32, Ended)> {
+        device: &impl Watch,
+    ) -> Poll<Ended> {
         loop {
             if let Some(finished) = self.finished.pop_front() {
                 return Poll::Ready(finished);
@@ -163,7 +350,7 @@ impl Waits {
             };
             let now = clock.now();
             if earliest <= now.0 {
-                self.expire(now);
+                self.expire(now, device);
                 continue;
             }
             let (_, sleep) = match self.timer.take() {
@@ -180,10 +367,31 @@ impl Waits {
         }
     }
 
+    /// The client is gone: takes every watch back that can be.
+    pub(crate) fn cancel(&mut self, device: &impl Watch) {
+        for waiting in self.waiting.drain(..) {
+            waiting.unwatch(device);
+        }
+        if let Some(token) = self.throttle.take() {
+            device.unwatch(token);
+        }
+    }
+
+    fn check_limit(&self) -> Result<(), Refusal> {
+        if self.waiting.len().saturating_add(self.finished.len()) >= self.limit {
+            return Err(Reason::WaitLimit.into());
+        }
+        Ok(())
+    }
+
+    const fn next_token(&mut self) -> u64 {
+        self.last_token = self.last_token.wrapping_add(1);
+        self.last_token
+    }
+
     /// Asks the device to watch; `None` if the buffer is idle.
     fn watch(&mut self, buffer: BufferId, device: &impl Watch) -> Result<Option<u64>, Refusal> {
-        let token = self.last_token.wrapping_add(1);
-        self.last_token = token;
+        let token = self.next_token();
         if device.watch(buffer, token)? {
             return Ok(None);
         }
@@ -192,30 +400,18 @@ impl Waits {
     }
 
     /// Ends the waits that needed this.
-    fn settle(&mut self, now: Time, met: Needs) {
-        let finished = &mut self.finished;
-        self.waiting.retain(|wait| {
-            if wait.needs == met {
-                let remaining_ns = match wait.deadline {
-                    None => wait.timeout_ns,
-                    Some(end) => i64::try_from(end.saturating_sub(now.0)).unwrap_or(i64::MAX),
-                };
-                finished.push_back((wait.seq, Ok(Waited { remaining_ns })));
-            }
-            wait.needs != met
-        });
+    fn settle(&mut self, now: Time, met: Needs, first: u32) {
+        let ended = self.waiting.extract_if(.., |waiting| waiting.needs == met);
+        self.finished.extend(ended.map(|waiting| waiting.met(now, first)));
     }
 
     /// Ends the waits whose time is over.
-    fn expire(&mut self, now: Time) {
-        let finished = &mut self.finished;
-        self.waiting.retain(|wait| {
-            let over = wait.deadline.is_some_and(|deadline| deadline <= now.0);
-            if over {
-                finished.push_back((wait.seq, Err(Reason::WaitTimeout.into())));
-            }
-            !over
-        });
+    fn expire(&mut self, now: Time, device: &impl Watch) {
+        let over = |waiting: &mut Waiting| waiting.deadline.is_some_and(|end| end <= now.0);
+        for waiting in self.waiting.extract_if(.., over) {
+            waiting.unwatch(device);
+            self.finished.push_back(waiting.refused(waiting.wait.timeout()));
+        }
     }
 }
 
@@ -223,29 +419,49 @@ impl Waits {
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use gpu_broker_protocol::syncobj::SyncobjWaited;
+
     use super::*;
 
-    /// A device with one busy buffer, number 1.
+    /// A device with one buffer, number 1, that is busy, and requests that were queued.
     #[derive(Default)]
     struct Fake {
         idle: Cell<bool>,
         tokens: RefCell<Vec<u64>>,
+        queued: RefCell<Vec<u64>>,
+        taken_back: RefCell<Vec<u64>>,
+    }
+
+    impl Fake {
+        fn know(buffer: BufferId) -> Result<(), Refusal> {
+            if buffer == BufferId(1) { Ok(()) } else { Err(Reason::NoSuchBuffer.into()) }
+        }
     }
 
     impl Watch for Fake {
         fn watch(&self, buffer: BufferId, token: u64) -> Result<bool, Refusal> {
-            if buffer != BufferId(1) {
-                return Err(Reason::NoSuchBuffer.into());
-            }
+            Self::know(buffer)?;
             self.tokens.borrow_mut().push(token);
             Ok(self.idle.get())
         }
 
-        fn is_busy(&self, buffer: BufferId) -> Result<bool, Refusal> {
-            if buffer != BufferId(1) {
-                return Err(Reason::NoSuchBuffer.into());
-            }
+        fn watch_access(&self, buffer: BufferId, _: bool, token: u64) -> Result<bool, Refusal> {
+            self.watch(buffer, token)
+        }
+
+        fn is_busy(&self, buffer: BufferId, _: bool) -> Result<bool, Refusal> {
+            Self::know(buffer)?;
             Ok(!self.idle.get())
+        }
+
+        fn watch_queued(&self, until: Time, token: u64) -> Result<Option<Time>, Refusal> {
+            let oldest = self.queued.borrow().first().copied().filter(|queued| *queued <= until.0);
+            self.tokens.borrow_mut().extend(oldest.map(|_| token));
+            Ok(oldest.map(Time))
+        }
+
+        fn unwatch(&self, token: u64) {
+            self.taken_back.borrow_mut().push(token);
         }
     }
 
@@ -253,69 +469,164 @@ mod tests {
         BufferWait { buffer: BufferId(1), flags: 0, timeout_ns }
     }
 
+    fn reason<T>(answer: Result<T, Refusal>) -> Result<T, Reason> {
+        answer.map_err(|refusal| refusal.reason)
+    }
+
+    fn waited(remaining_ns: i64) -> Reply<OwnedFd> {
+        Reply::BufferWait(Waited { remaining_ns })
+    }
+
+    fn summary(answer: &Result<Reply<OwnedFd>, Refusal>) -> Option<i64> {
+        match answer {
+            Ok(Reply::BufferWait(waited)) => Some(waited.remaining_ns),
+            Ok(Reply::SyncobjWait(waited)) => Some(waited.first_signaled.into()),
+            Ok(_) => Some(-9),
+            Err(_) => None,
+        }
+    }
+
+    /// Numbers and answers: nanoseconds left, first syncobj, or -9 for replies without a body.
     fn finished(waits: &Waits) -> Vec<(u32, Option<i64>)> {
-        waits
-            .finished
-            .iter()
-            .map(|(seq, end)| (*seq, end.as_ref().ok().map(|waited| waited.remaining_ns)))
-            .collect()
+        waits.finished.iter().map(|ended| (ended.seq, summary(&ended.answer))).collect()
+    }
+
+    fn for_any(count: usize) -> Wait {
+        Wait::Syncobjs { count, all: false }
     }
 
     #[test]
     fn what_can_be_answered_at_once_is() {
-        let (mut waits, device) = (Waits::default(), Fake::default());
-        let mut begin = |request: &BufferWait| waits.begin(Time(0), 1, request, 4, &device);
-        let reason = |answer: Result<_, Refusal>| answer.map_err(|refusal| refusal.reason);
-        assert_eq!(reason(begin(&BufferWait { flags: 1, ..request(5) })), Err(Reason::WaitFlags));
+        let (mut waits, device) = (Waits::new(4), Fake::default());
+        let mut begin = |request: &BufferWait| reason(waits.begin(Time(0), 1, request, &device));
+        assert_eq!(begin(&BufferWait { flags: 1, ..request(5) }), Err(Reason::WaitFlags));
         let stranger = BufferWait { buffer: BufferId(2), ..request(5) };
-        assert_eq!(reason(begin(&stranger)), Err(Reason::NoSuchBuffer));
-        assert_eq!(reason(begin(&request(0))), Err(Reason::WaitTimeout));
+        assert_eq!(begin(&stranger), Err(Reason::NoSuchBuffer));
+        assert_eq!(begin(&request(0)), Err(Reason::WaitTimeout));
         device.idle.set(true);
-        assert_eq!(reason(begin(&request(0))), Ok(Some(Waited { remaining_ns: 0 })));
-        assert_eq!(reason(begin(&request(-7))), Ok(Some(Waited { remaining_ns: -7 })));
+        assert_eq!(begin(&request(0)), Ok(Some(waited(0))));
+        assert_eq!(begin(&request(-7)), Ok(Some(waited(-7))));
+        let access = (BufferId(1), true);
+        let begun = waits.begin_access(Time(0), 1, Wait::SetDomain, access, &device);
+        assert_eq!(reason(begun), Ok(Some(Reply::BufferSetDomain)));
+        let begun = waits.begin_access(Time(0), 1, Wait::Access, (BufferId(2), true), &device);
+        assert_eq!(reason(begun), Err(Reason::NoSuchBuffer));
     }
 
     #[test]
     fn a_later_wait_needs_a_later_watch() {
-        let (mut waits, device) = (Waits::default(), Fake::default());
+        let (mut waits, device) = (Waits::new(8), Fake::default());
         for seq in 1..=3 {
-            assert_eq!(waits.begin(Time(100), seq, &request(1000), 8, &device), Ok(None));
+            assert_eq!(waits.begin(Time(100), seq, &request(1000), &device), Ok(None));
         }
         assert_eq!(*device.tokens.borrow(), [1], "one watch for all");
-        waits.fired(Time(300), 1, &device);
+        waits.fired(Time(300), 1, 0, &device);
         assert_eq!(finished(&waits), [(1, Some(800))]);
         assert_eq!(*device.tokens.borrow(), [1, 2]);
-        waits.fired(Time(2000), 2, &device);
+        waits.fired(Time(2000), 2, 0, &device);
         assert_eq!(finished(&waits), [(1, Some(800)), (2, Some(0)), (3, Some(0))]);
         assert!(waits.watches.is_empty() && waits.waiting.is_empty());
     }
 
     #[test]
     fn waits_that_time_out_leave_one_watch_and_the_limit_holds() {
-        let (mut waits, device) = (Waits::default(), Fake::default());
+        let (mut waits, device) = (Waits::new(4), Fake::default());
         for round in 0..1000 {
-            assert_eq!(waits.begin(Time(round), 1, &request(1), 4, &device), Ok(None));
-            waits.expire(Time(round + 1));
+            assert_eq!(waits.begin(Time(round), 1, &request(1), &device), Ok(None));
+            waits.expire(Time(round + 1), &device);
             assert_eq!(finished(&waits), [(1, None)]);
             waits.finished.clear();
         }
         assert_eq!(waits.watches.len(), 1);
         for seq in 0..4 {
-            assert_eq!(waits.begin(Time(0), seq, &request(-1), 4, &device), Ok(None));
+            assert_eq!(waits.begin(Time(0), seq, &request(-1), &device), Ok(None));
         }
-        let refused = waits.begin(Time(0), 5, &request(-1), 4, &device);
-        assert_eq!(refused.map_err(|refusal| refusal.reason), Err(Reason::WaitLimit));
+        let refused = waits.begin(Time(0), 5, &request(-1), &device);
+        assert_eq!(reason(refused), Err(Reason::WaitLimit));
+        let watches = device.tokens.borrow().len();
+        let access = (BufferId(1), true);
+        let refused = waits.begin_access(Time(0), 5, Wait::Access, access, &device);
+        assert_eq!(reason(refused), Err(Reason::WaitLimit));
+        assert_eq!(device.tokens.borrow().len(), watches, "what is refused watches nothing");
     }
 
     #[test]
     fn a_closed_handle_does_not_lend_its_watch_to_the_next_buffer() {
-        let (mut waits, device) = (Waits::default(), Fake::default());
-        assert_eq!(waits.begin(Time(0), 1, &request(-1), 8, &device), Ok(None));
-        assert_eq!(waits.begin(Time(0), 2, &request(-1), 8, &device), Ok(None));
+        let (mut waits, device) = (Waits::new(8), Fake::default());
+        assert_eq!(waits.begin(Time(0), 1, &request(-1), &device), Ok(None));
+        assert_eq!(waits.begin(Time(0), 2, &request(-1), &device), Ok(None));
         waits.forget_buffer(BufferId(1));
-        assert_eq!(waits.begin(Time(0), 3, &request(-1), 8, &device), Ok(None));
+        assert_eq!(waits.begin(Time(0), 3, &request(-1), &device), Ok(None));
         assert_eq!(*device.tokens.borrow(), [1, 2]);
-        waits.fired(Time(9), 1, &device);
+        waits.fired(Time(9), 1, 0, &device);
         assert_eq!(finished(&waits), [(1, Some(-1)), (2, Some(-1))]);
+    }
+
+    #[test]
+    fn syncobj_waits_take_their_watches_back() {
+        let (mut waits, device) = (Waits::new(3), Fake::default());
+        let mut begin = |now, seq, wait, end, found| {
+            waits.begin_syncobjs(Time(now), seq, (wait, Time(end)), &device, |_| Ok(found))
+        };
+        let first = |first_signaled| Reply::SyncobjWait(SyncobjWaited { first_signaled });
+        assert_eq!(begin(10, 1, for_any(3), 0, Some(2)), Ok(Some(first(2))));
+        let all = Wait::Syncobjs { count: 3, all: true };
+        assert_eq!(begin(10, 1, all, 0, Some(2)), Ok(Some(first(u32::MAX))));
+        assert_eq!(reason(begin(10, 2, for_any(1), 10, None)), Err(Reason::SyncobjTimeout));
+        let most = for_any(SYNCOBJS_MAX + 1);
+        assert_eq!(reason(begin(10, 3, most, 90, None)), Err(Reason::WaitLimit));
+        assert_eq!(*device.taken_back.borrow(), [3, 4], "what was refused is not watched");
+        for (seq, end) in [(5, 20), (6, 30), (7, u64::MAX)] {
+            assert_eq!(begin(10, seq, for_any(1), end, None), Ok(None));
+        }
+        assert_eq!(reason(begin(10, 8, for_any(1), 90, None)), Err(Reason::WaitLimit));
+        waits.expire(Time(20), &device);
+        waits.fired(Time(21), 6, 1, &device);
+        assert_eq!(finished(&waits), [(5, None), (6, Some(1))]);
+        assert_eq!(*device.taken_back.borrow(), [3, 4, 8, 5]);
+        waits.cancel(&device);
+        assert_eq!(device.taken_back.borrow().last(), Some(&7));
+        assert!(waits.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_transfer_happens_when_there_is_a_fence_and_not_when_the_time_is_over() {
+        let (mut waits, device) = (Waits::new(4), Fake::default());
+        let transfers = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        for seq in 1..=2 {
+            let transfers = std::sync::Arc::clone(&transfers);
+            let then = Box::new(move || {
+                transfers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok(())
+            });
+            let terms = (Wait::Transfer(then), Time(u64::from(seq) * 10));
+            let begun = waits.begin_syncobjs(Time(0), seq, terms, &device, |_| Ok(None));
+            assert_eq!(begun, Ok(None));
+        }
+        waits.expire(Time(10), &device);
+        waits.fired(Time(11), 2, 0, &device);
+        assert_eq!(finished(&waits), [(1, None), (2, Some(-9))]);
+        assert_eq!(transfers.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn throttles_wait_for_what_was_old_when_they_began() {
+        let (mut waits, device) = (Waits::new(4), Fake::default());
+        let old = |ns: u64| Time(ns + THROTTLE_NS);
+        assert_eq!(waits.begin_throttle(Time(5), 1, &device), Ok(Some(Reply::Throttle)));
+        device.queued.replace(vec![10, 20, 30]);
+        assert_eq!(waits.begin_throttle(old(9), 1, &device), Ok(Some(Reply::Throttle)));
+        assert_eq!(waits.begin_throttle(old(10), 2, &device), Ok(None));
+        assert_eq!(waits.begin_throttle(old(25), 3, &device), Ok(None));
+        assert_eq!(*device.tokens.borrow(), [2], "one watch for all");
+        device.queued.replace(vec![20, 30]);
+        waits.fired(Time(0), 2, 0, &device);
+        assert_eq!(finished(&waits), [(2, Some(-9))]);
+        device.queued.replace(vec![30]);
+        waits.fired(Time(0), 3, 0, &device);
+        assert_eq!(finished(&waits), [(2, Some(-9)), (3, Some(-9))]);
+        assert_eq!(waits.begin_throttle(old(30), 4, &device), Ok(None));
+        waits.cancel(&device);
+        assert_eq!(device.taken_back.borrow().len(), 1);
     }
 }
