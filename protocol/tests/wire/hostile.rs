@@ -153,6 +153,33 @@ proptest! {
     }
 }
 
+#[test]
+fn reserved_words_of_an_execbuf_are_zero() {
+    for (count_at, record, reserved) in [(4, OBJECT_BYTES, 40..48), (40, EXTENSION_BYTES, 36..40)] {
+        let mut body = vec![0; FIXED_BYTES + record];
+        body[count_at] = 1;
+        assert!(Execbuf::decode(&body).is_ok());
+        for place in reserved {
+            let mut body = body.clone();
+            body[FIXED_BYTES + place] = 1;
+            assert_eq!(Execbuf::decode(&body).err(), Some(Violation::Malformed), "byte {place}");
+        }
+    }
+}
+
+/// Two nodes whose points would be none if their number wrapped around.
+#[test]
+fn points_beyond_counting_are_not_there() {
+    let mut body = vec![0; FIXED_BYTES];
+    body[40] = 2;
+    for entries in [1 << 31; 2] {
+        let mut node = [0; EXTENSION_BYTES];
+        node[32..36].copy_from_slice(&u32::to_le_bytes(entries));
+        body.extend(node);
+    }
+    assert_eq!(Execbuf::decode(&body).err(), Some(Violation::Short));
+}
+
 /// The attack that a limit is for: a length that promises more than memory holds.
 #[test]
 fn huge_lengths_allocate_little() {
