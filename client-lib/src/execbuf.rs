@@ -350,3 +350,140 @@ impl Submission {
         Self { offsets: reply.offsets, fence: reply.fence.map(Fence::from) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gpu_broker_protocol::execbuf::{self, Execbuf as Decoded};
+
+    use super::*;
+
+    const CONTEXT: ContextId = ContextId(3);
+
+    /// What the daemon would decode, sent twice: a builder that was used is as it was before.
+    fn sent(mut work: Execbuf<'_, ()>) -> Sent {
+        let mut packet = || {
+            work.send_with(|(), head, lists, _| {
+                let mut body = Vec::new();
+                assert!(lists.agree());
+                execbuf::encode(head, lists, &mut body);
+                body
+            })
+        };
+        let body = packet();
+        assert_eq!(packet(), body, "the builder is not what it was");
+        let decoded = Decoded::decode(&body).expect("it is well formed");
+        Sent {
+            head: decoded.head,
+            objects: decoded.objects().collect(),
+            fences: decoded.fences().collect(),
+            extensions: decoded.extensions().collect(),
+            points: decoded.points().collect(),
+            relocations: decoded.relocations().collect(),
+        }
+    }
+
+    struct Sent {
+        head: ExecbufHead,
+        objects: Vec<ExecObject>,
+        fences: Vec<ExecFence>,
+        extensions: Vec<ExecExtension>,
+        points: Vec<ExecPoint>,
+        relocations: Vec<Relocation>,
+    }
+
+    impl Sent {
+        fn handles(&self) -> Vec<u32> {
+            self.objects.iter().map(|object| object.handle).collect()
+        }
+
+        /// Where each object's relocations go, by handle.
+        fn owners(&self) -> Vec<(u32, Vec<u64>)> {
+            let mut rest = self.relocations.iter();
+            let mut of = |object: &ExecObject| {
+                let own = rest.by_ref().take(object.relocation_count as usize);
+                (object.handle, own.map(|relocation| relocation.offset).collect())
+            };
+            self.objects.iter().map(&mut of).collect()
+        }
+    }
+
+    fn relocated() -> Execbuf<'static, ()> {
+        let work = Execbuf::new(&(), CONTEXT).object(BufferId(1)).relocate(0, BufferId(2), 4);
+        let work = work.batch(BufferId(9)).relocate(8, BufferId(1), 0).relocate(16, BufferId(2), 0);
+        work.object(BufferId(2)).relocate(24, BufferId(9), 0).relocate(32, BufferId(9), 0)
+    }
+
+    #[test]
+    fn every_object_owns_its_relocations_wherever_the_batch_is() {
+        let last = sent(relocated());
+        assert_eq!(last.owners(), [(1, vec![0]), (2, vec![24, 32]), (9, vec![8, 16])]);
+        let first = sent(relocated().batch_first());
+        assert_eq!(first.owners(), [(9, vec![8, 16]), (1, vec![0]), (2, vec![24, 32])]);
+        assert_eq!(first.head.flags & !last.head.flags, flag::BATCH_FIRST);
+        // Targets are handles, and must be looked at.
+        assert_eq!(last.head.flags & (flag::NO_RELOC | flag::HANDLE_LUT), 0);
+        assert_eq!(last.relocations[0].target, 2);
+        assert_eq!(last.relocations[0].delta, 4);
+        // A new batch does not inherit the relocations of the one before.
+        let other = sent(relocated().batch(BufferId(7)));
+        assert_eq!(other.owners(), [(1, vec![0]), (2, vec![24, 32]), (7, vec![])]);
+    }
+
+    #[test]
+    fn without_relocations_the_daemon_need_not_look() {
+        let plain = sent(Execbuf::new(&(), CONTEXT).object(BufferId(1)).batch(BufferId(2)));
+        assert_eq!(plain.head.flags, flag::NO_RELOC | flag::HANDLE_LUT);
+        assert_eq!(plain.head.context, CONTEXT.0);
+        assert_eq!(plain.handles(), [1, 2]);
+        // A raw relocation names positions, so the table stays.
+        let work = Execbuf::new(&(), CONTEXT).batch(BufferId(2));
+        let raw = sent(work.relocation(Relocation { offset: 8, ..Relocation::default() }));
+        assert_eq!(raw.head.flags, flag::HANDLE_LUT);
+        // With no buffer named there is nothing to relocate.
+        let none = sent(Execbuf::new(&(), CONTEXT).relocation(Relocation::default()).write());
+        assert_eq!((none.relocations.len(), none.objects.len()), (0, 0));
+    }
+
+    #[test]
+    fn syncobjs_are_a_fence_array_until_one_has_a_point() {
+        let (first, second) = (SyncobjId(4), SyncobjId(5));
+        let binary = Execbuf::new(&(), CONTEXT).batch(BufferId(1)).wait_for(first).signal(second);
+        let timeline = Execbuf::new(&(), CONTEXT).wait_for(first).signal_point(second, 7);
+        let binary = sent(binary);
+        assert_eq!(binary.head.num_cliprects, 2);
+        assert_ne!(binary.head.flags & flag::FENCE_ARRAY, 0);
+        let entry = |handle, flags| ExecFence { handle, flags };
+        assert_eq!(binary.fences, [entry(4, FENCE_WAIT), entry(5, FENCE_SIGNAL)]);
+        assert!(binary.extensions.is_empty() && binary.points.is_empty());
+
+        let timeline = sent(timeline);
+        assert_eq!(timeline.head.num_cliprects, 0);
+        let chosen = timeline.head.flags & (flag::FENCE_ARRAY | flag::USE_EXTENSIONS);
+        assert_eq!(chosen, flag::USE_EXTENSIONS);
+        assert!(timeline.fences.is_empty());
+        assert_eq!(timeline.extensions, [ExecExtension { entry_count: 2, ..Default::default() }]);
+        let entry = |handle, flags, point| ExecPoint { handle, flags, point };
+        assert_eq!(timeline.points, [entry(4, FENCE_WAIT, 0), entry(5, FENCE_SIGNAL, 7)]);
+    }
+
+    #[test]
+    fn what_is_said_of_a_buffer_is_said_of_the_one_named_last() {
+        let work = Execbuf::new(&(), CONTEXT).object(BufferId(1)).write().pad_to_size(8192);
+        let work = work.batch(BufferId(2)).asynchronous().capture();
+        let work = sent(work.object_at(BufferId(3), 4096));
+        let flags: Vec<u64> = work.objects.iter().map(|object| object.flags).collect();
+        use object_flag::*;
+        assert_eq!(work.handles(), [1, 3, 2]);
+        assert_eq!(
+            flags,
+            [
+                SUPPORTS_48B | WRITE | PAD_TO_SIZE,
+                SUPPORTS_48B | PINNED,
+                SUPPORTS_48B | ASYNC | CAPTURE
+            ]
+        );
+        assert_eq!(work.objects[0].pad_to_size, 8192);
+        // Slots that the field cannot hold do not select another one.
+        assert_eq!(sent(Execbuf::new(&(), CONTEXT).engine(64)).head.flags & flag::RING_MASK, 63);
+    }
+}

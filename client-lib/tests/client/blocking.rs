@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gpu_broker_client::protocol::message::{BufferCreated, ContextCreated, ExecbufReply, Waited};
+use gpu_broker_client::protocol::object::BufferExported;
+use gpu_broker_client::protocol::syncobj::{SyncobjOf, SyncobjWaited};
 use gpu_broker_client::protocol::{
-    BufferId, ContextId, EpitaphCode, Header, Opcode, Reason, Refusal, Reply, Violation, codec,
+    BufferId, ContextId, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SyncobjId,
+    Violation, codec,
 };
-use gpu_broker_client::{Connection, Error};
+use gpu_broker_client::{Connection, Error, SyncobjSet};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -382,5 +385,64 @@ fn a_version_that_was_not_offered_is_refused_here() {
         let error = client.join().expect("no panic").expect_err("1.9 was not offered");
         assert!(matches!(error, Error::Version { major: 1, minor: 9 }), "{error}");
         assert!(!matches!(error, Error::Protocol(Violation::Malformed)));
+    });
+}
+
+/// The daemon's handles are not counted, so the library counts who has one.
+#[test]
+fn a_buffer_that_comes_back_is_closed_by_its_last_owner() {
+    let (daemon, connection) = connect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let made = || BufferCreated { buffer: BufferId(3), size: 4096 };
+            daemon.reply(daemon.expect(Opcode::BufferCreate), &Reply::BufferCreate(made()));
+            let seq = daemon.expect(Opcode::BufferExport);
+            let mut packet = Vec::new();
+            let exported = Reply::BufferExport(BufferExported { fd: FdSlot });
+            codec::encode_reply(seq, &exported, &mut packet).expect("it fits");
+            daemon.send(&packet, &[daemon.as_fd()]);
+            daemon.reply(daemon.expect(Opcode::BufferImport), &Reply::BufferImport(made()));
+            // The first of the two owners goes without a word.
+            daemon.pong(daemon.expect(Opcode::Ping), 1);
+            daemon.reply(daemon.expect(Opcode::BufferClose), &Reply::BufferClose);
+            daemon.pong(daemon.expect(Opcode::Ping), 2);
+        });
+        let buffer = connection.create_buffer(1).expect("made");
+        let fd = buffer.export().expect("exported");
+        let again = connection.import_buffer(&fd).expect("imported");
+        assert_eq!((again.handle(), again.size()), (buffer.handle(), 4096));
+        drop(buffer);
+        connection.ping(1).expect("answered");
+        again.close().expect("closed");
+        connection.ping(2).expect("answered");
+    });
+}
+
+#[test]
+fn a_wait_that_took_too_long_is_an_answer() {
+    let (daemon, connection) = connect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let made = SyncobjOf { syncobj: SyncobjId(1) };
+            daemon.reply(daemon.expect(Opcode::SyncobjCreate), &Reply::SyncobjCreate(made));
+            let seq = daemon.expect(Opcode::SyncobjWait);
+            let mut packet = Vec::new();
+            let late = Refusal::new(Reason::SyncobjTimeout);
+            codec::encode_refusal(Opcode::SyncobjWait as u16, seq, &late, &mut packet)
+                .expect("it fits");
+            daemon.send(&packet, &[]);
+            let waited = SyncobjWaited { first_signaled: 1 };
+            daemon.reply(daemon.expect(Opcode::SyncobjWait), &Reply::SyncobjWait(waited));
+            // A position that was not in the set: no broker says that.
+            daemon.reply(daemon.expect(Opcode::SyncobjWait), &Reply::SyncobjWait(waited));
+            daemon.reply(daemon.expect(Opcode::SyncobjDestroy), &Reply::SyncobjDestroy);
+        });
+        let syncobj = connection.create_syncobj(false).expect("made");
+        assert!(!syncobj.wait(Some(Duration::ZERO)).expect("answered"), "it was too late");
+        let two = SyncobjSet::new().with(&syncobj).with_point(&syncobj, 2);
+        assert_eq!(connection.wait_any(&two, None).expect("answered"), Some(1));
+        let one = SyncobjSet::new().with(&syncobj);
+        let error = connection.wait_any(&one, None).expect_err("no such position");
+        assert!(matches!(error, Error::Protocol(_)), "{error}");
     });
 }
