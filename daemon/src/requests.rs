@@ -8,8 +8,9 @@ use gpu_broker_core::Time;
 use gpu_broker_device::{Device, DeviceError, DeviceFile};
 use gpu_broker_protocol::codec::MapFds as _;
 use gpu_broker_protocol::execbuf::{Execbuf, flag};
+use gpu_broker_protocol::limits::RELOCATIONS_PER_EXECBUF_MAX;
 use gpu_broker_protocol::message::{BufferOf, Busy, ExecbufReply, Ping};
-use gpu_broker_protocol::{Header, Opcode, Refusal, Reply, Request, Violation};
+use gpu_broker_protocol::{Header, Opcode, Reason, Refusal, Reply, Request, Violation};
 
 use crate::clock::Clock;
 use crate::directory::{Entry, Fired, SessionOf};
@@ -186,6 +187,12 @@ impl<D: Device> Open<D> {
         request: &Execbuf<'_>,
         fds: &mut Fds,
     ) -> Result<ExecbufReply<OwnedFd>, Refusal> {
+        // The other lists have limits among the rules; for this one the kernel has none.
+        let relocations = request.relocations().len();
+        if relocations > RELOCATIONS_PER_EXECBUF_MAX {
+            let detail = format!("{relocations} of at most {RELOCATIONS_PER_EXECBUF_MAX}");
+            return Err(Refusal::new(Reason::RelocationInvalid).with_detail(detail));
+        }
         let file = &self.session.hands().file;
         let fence = match fds.first() {
             None => None,

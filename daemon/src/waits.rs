@@ -419,8 +419,6 @@ impl Waits {
 mod tests {
     use std::cell::{Cell, RefCell};
 
-    use gpu_broker_protocol::syncobj::SyncobjWaited;
-
     use super::*;
 
     /// A device with one buffer, number 1, that is busy, and requests that were queued.
@@ -469,26 +467,26 @@ mod tests {
         BufferWait { buffer: BufferId(1), flags: 0, timeout_ns }
     }
 
-    fn reason<T>(answer: Result<T, Refusal>) -> Result<T, Reason> {
-        answer.map_err(|refusal| refusal.reason)
-    }
-
-    fn waited(remaining_ns: i64) -> Reply<OwnedFd> {
-        Reply::BufferWait(Waited { remaining_ns })
-    }
-
-    fn summary(answer: &Result<Reply<OwnedFd>, Refusal>) -> Option<i64> {
-        match answer {
-            Ok(Reply::BufferWait(waited)) => Some(waited.remaining_ns),
-            Ok(Reply::SyncobjWait(waited)) => Some(waited.first_signaled.into()),
-            Ok(_) => Some(-9),
-            Err(_) => None,
+    /// Nanoseconds left, first syncobj, or -9 for replies without a body.
+    fn number(reply: &Reply<OwnedFd>) -> i64 {
+        if let Reply::BufferWait(waited) = reply {
+            waited.remaining_ns
+        } else if let Reply::SyncobjWait(waited) = reply {
+            waited.first_signaled.into()
+        } else {
+            -9
         }
     }
 
-    /// Numbers and answers: nanoseconds left, first syncobj, or -9 for replies without a body.
+    /// What a wait was answered when it began; `None` for later.
+    fn begun(begun: Begun) -> Result<Option<i64>, Reason> {
+        begun.map(|reply| reply.as_ref().map(number)).map_err(|refusal| refusal.reason)
+    }
+
+    /// What waits were answered later, by the number of their request; `None` for refusals.
     fn finished(waits: &Waits) -> Vec<(u32, Option<i64>)> {
-        waits.finished.iter().map(|ended| (ended.seq, summary(&ended.answer))).collect()
+        let number = |ended: &Ended| ended.answer.as_ref().ok().map(number);
+        waits.finished.iter().map(|ended| (ended.seq, number(ended))).collect()
     }
 
     fn for_any(count: usize) -> Wait {
@@ -498,26 +496,26 @@ mod tests {
     #[test]
     fn what_can_be_answered_at_once_is() {
         let (mut waits, device) = (Waits::new(4), Fake::default());
-        let mut begin = |request: &BufferWait| reason(waits.begin(Time(0), 1, request, &device));
+        let mut begin = |request: &BufferWait| begun(waits.begin(Time(0), 1, request, &device));
         assert_eq!(begin(&BufferWait { flags: 1, ..request(5) }), Err(Reason::WaitFlags));
         let stranger = BufferWait { buffer: BufferId(2), ..request(5) };
         assert_eq!(begin(&stranger), Err(Reason::NoSuchBuffer));
         assert_eq!(begin(&request(0)), Err(Reason::WaitTimeout));
         device.idle.set(true);
-        assert_eq!(begin(&request(0)), Ok(Some(waited(0))));
-        assert_eq!(begin(&request(-7)), Ok(Some(waited(-7))));
+        assert_eq!(begin(&request(0)), Ok(Some(0)));
+        assert_eq!(begin(&request(-7)), Ok(Some(-7)));
         let access = (BufferId(1), true);
-        let begun = waits.begin_access(Time(0), 1, Wait::SetDomain, access, &device);
-        assert_eq!(reason(begun), Ok(Some(Reply::BufferSetDomain)));
-        let begun = waits.begin_access(Time(0), 1, Wait::Access, (BufferId(2), true), &device);
-        assert_eq!(reason(begun), Err(Reason::NoSuchBuffer));
+        let answer = waits.begin_access(Time(0), 1, Wait::SetDomain, access, &device);
+        assert_eq!(begun(answer), Ok(Some(-9)));
+        let answer = waits.begin_access(Time(0), 1, Wait::Access, (BufferId(2), true), &device);
+        assert_eq!(begun(answer), Err(Reason::NoSuchBuffer));
     }
 
     #[test]
     fn a_later_wait_needs_a_later_watch() {
         let (mut waits, device) = (Waits::new(8), Fake::default());
         for seq in 1..=3 {
-            assert_eq!(waits.begin(Time(100), seq, &request(1000), &device), Ok(None));
+            assert_eq!(begun(waits.begin(Time(100), seq, &request(1000), &device)), Ok(None));
         }
         assert_eq!(*device.tokens.borrow(), [1], "one watch for all");
         waits.fired(Time(300), 1, 0, &device);
@@ -532,31 +530,31 @@ mod tests {
     fn waits_that_time_out_leave_one_watch_and_the_limit_holds() {
         let (mut waits, device) = (Waits::new(4), Fake::default());
         for round in 0..1000 {
-            assert_eq!(waits.begin(Time(round), 1, &request(1), &device), Ok(None));
+            assert_eq!(begun(waits.begin(Time(round), 1, &request(1), &device)), Ok(None));
             waits.expire(Time(round + 1), &device);
             assert_eq!(finished(&waits), [(1, None)]);
             waits.finished.clear();
         }
         assert_eq!(waits.watches.len(), 1);
         for seq in 0..4 {
-            assert_eq!(waits.begin(Time(0), seq, &request(-1), &device), Ok(None));
+            assert_eq!(begun(waits.begin(Time(0), seq, &request(-1), &device)), Ok(None));
         }
         let refused = waits.begin(Time(0), 5, &request(-1), &device);
-        assert_eq!(reason(refused), Err(Reason::WaitLimit));
+        assert_eq!(begun(refused), Err(Reason::WaitLimit));
         let watches = device.tokens.borrow().len();
         let access = (BufferId(1), true);
         let refused = waits.begin_access(Time(0), 5, Wait::Access, access, &device);
-        assert_eq!(reason(refused), Err(Reason::WaitLimit));
+        assert_eq!(begun(refused), Err(Reason::WaitLimit));
         assert_eq!(device.tokens.borrow().len(), watches, "what is refused watches nothing");
     }
 
     #[test]
     fn a_closed_handle_does_not_lend_its_watch_to_the_next_buffer() {
         let (mut waits, device) = (Waits::new(8), Fake::default());
-        assert_eq!(waits.begin(Time(0), 1, &request(-1), &device), Ok(None));
-        assert_eq!(waits.begin(Time(0), 2, &request(-1), &device), Ok(None));
+        assert_eq!(begun(waits.begin(Time(0), 1, &request(-1), &device)), Ok(None));
+        assert_eq!(begun(waits.begin(Time(0), 2, &request(-1), &device)), Ok(None));
         waits.forget_buffer(BufferId(1));
-        assert_eq!(waits.begin(Time(0), 3, &request(-1), &device), Ok(None));
+        assert_eq!(begun(waits.begin(Time(0), 3, &request(-1), &device)), Ok(None));
         assert_eq!(*device.tokens.borrow(), [1, 2]);
         waits.fired(Time(9), 1, 0, &device);
         assert_eq!(finished(&waits), [(1, Some(-1)), (2, Some(-1))]);
@@ -568,18 +566,17 @@ mod tests {
         let mut begin = |now, seq, wait, end, found| {
             waits.begin_syncobjs(Time(now), seq, (wait, Time(end)), &device, |_| Ok(found))
         };
-        let first = |first_signaled| Reply::SyncobjWait(SyncobjWaited { first_signaled });
-        assert_eq!(begin(10, 1, for_any(3), 0, Some(2)), Ok(Some(first(2))));
+        assert_eq!(begun(begin(10, 1, for_any(3), 0, Some(2))), Ok(Some(2)));
         let all = Wait::Syncobjs { count: 3, all: true };
-        assert_eq!(begin(10, 1, all, 0, Some(2)), Ok(Some(first(u32::MAX))));
-        assert_eq!(reason(begin(10, 2, for_any(1), 10, None)), Err(Reason::SyncobjTimeout));
+        assert_eq!(begun(begin(10, 1, all, 0, Some(2))), Ok(Some(u32::MAX.into())));
+        assert_eq!(begun(begin(10, 2, for_any(1), 10, None)), Err(Reason::SyncobjTimeout));
         let most = for_any(SYNCOBJS_MAX + 1);
-        assert_eq!(reason(begin(10, 3, most, 90, None)), Err(Reason::WaitLimit));
+        assert_eq!(begun(begin(10, 3, most, 90, None)), Err(Reason::WaitLimit));
         assert_eq!(*device.taken_back.borrow(), [3, 4], "what was refused is not watched");
         for (seq, end) in [(5, 20), (6, 30), (7, u64::MAX)] {
-            assert_eq!(begin(10, seq, for_any(1), end, None), Ok(None));
+            assert_eq!(begun(begin(10, seq, for_any(1), end, None)), Ok(None));
         }
-        assert_eq!(reason(begin(10, 8, for_any(1), 90, None)), Err(Reason::WaitLimit));
+        assert_eq!(begun(begin(10, 8, for_any(1), 90, None)), Err(Reason::WaitLimit));
         waits.expire(Time(20), &device);
         waits.fired(Time(21), 6, 1, &device);
         assert_eq!(finished(&waits), [(5, None), (6, Some(1))]);
@@ -600,8 +597,8 @@ mod tests {
                 Ok(())
             });
             let terms = (Wait::Transfer(then), Time(u64::from(seq) * 10));
-            let begun = waits.begin_syncobjs(Time(0), seq, terms, &device, |_| Ok(None));
-            assert_eq!(begun, Ok(None));
+            let later = waits.begin_syncobjs(Time(0), seq, terms, &device, |_| Ok(None));
+            assert_eq!(begun(later), Ok(None));
         }
         waits.expire(Time(10), &device);
         waits.fired(Time(11), 2, 0, &device);
@@ -613,11 +610,11 @@ mod tests {
     fn throttles_wait_for_what_was_old_when_they_began() {
         let (mut waits, device) = (Waits::new(4), Fake::default());
         let old = |ns: u64| Time(ns + THROTTLE_NS);
-        assert_eq!(waits.begin_throttle(Time(5), 1, &device), Ok(Some(Reply::Throttle)));
+        assert_eq!(begun(waits.begin_throttle(Time(5), 1, &device)), Ok(Some(-9)));
         device.queued.replace(vec![10, 20, 30]);
-        assert_eq!(waits.begin_throttle(old(9), 1, &device), Ok(Some(Reply::Throttle)));
-        assert_eq!(waits.begin_throttle(old(10), 2, &device), Ok(None));
-        assert_eq!(waits.begin_throttle(old(25), 3, &device), Ok(None));
+        assert_eq!(begun(waits.begin_throttle(old(9), 1, &device)), Ok(Some(-9)));
+        assert_eq!(begun(waits.begin_throttle(old(10), 2, &device)), Ok(None));
+        assert_eq!(begun(waits.begin_throttle(old(25), 3, &device)), Ok(None));
         assert_eq!(*device.tokens.borrow(), [2], "one watch for all");
         device.queued.replace(vec![20, 30]);
         waits.fired(Time(0), 2, 0, &device);
@@ -625,7 +622,7 @@ mod tests {
         device.queued.replace(vec![30]);
         waits.fired(Time(0), 3, 0, &device);
         assert_eq!(finished(&waits), [(2, Some(-9)), (3, Some(-9))]);
-        assert_eq!(waits.begin_throttle(old(30), 4, &device), Ok(None));
+        assert_eq!(begun(waits.begin_throttle(old(30), 4, &device)), Ok(None));
         waits.cancel(&device);
         assert_eq!(device.taken_back.borrow().len(), 1);
     }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use gpu_broker_protocol::codec::{self, MapFds as _};
-use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, object_flag};
+use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, object_flag};
 use gpu_broker_protocol::message::{
     BufferCreate, BufferOf, ContextCreate, ContextParamRequest, Event, Hello, HelloReply, Ping,
 };
@@ -218,7 +218,8 @@ impl Client {
         self.seq += 1;
         let head = ExecbufHead { context: context.0, flags, ..ExecbufHead::default() };
         let mut bytes = Vec::new();
-        codec::encode_execbuf(self.seq, &head, objects, &mut bytes).expect("fits");
+        let lists = ExecbufLists { objects, ..ExecbufLists::default() };
+        codec::encode_execbuf(self.seq, &head, &lists, &mut bytes).expect("fits");
         self.send(&bytes, fds).expect("the daemon reads");
         self.answer_to(self.seq)
     }
@@ -268,7 +269,7 @@ impl Client {
     }
 
     pub(crate) fn buffer(&mut self, size: u64) -> BufferId {
-        match self.ask(Request::BufferCreate(BufferCreate { size, flags: 0 })) {
+        match self.ask(Request::BufferCreate(BufferCreate { size, flags: 0, regions: None })) {
             Ok(Reply::BufferCreate(created)) => created.buffer,
             other => panic!("BUFFER_CREATE: {other:?}"),
         }
