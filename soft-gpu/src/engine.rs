@@ -302,11 +302,11 @@ impl Engine {
     }
 
     fn take_turn(&self, mut turn: Turn<Job>) -> MutexGuard<'_, State> {
-        let (progress, ending) = if turn.payload.work.may_run(turn.payload.part) {
-            judge(self.execute(&mut turn))
-        } else {
-            (Progress::Held, None)
-        };
+        let Job { work, part, .. } = &turn.payload;
+        // As in `finish`: a callback that panics does not end the engine.
+        let may_run = catch_unwind(AssertUnwindSafe(|| work.may_run(*part))).unwrap_or(true);
+        let (progress, ending) =
+            if may_run { judge(self.execute(&mut turn)) } else { (Progress::Held, None) };
         let now = self.shared.time.now();
         let mut state = self.lock();
         let over = state.scheduler.put_back(now, turn, progress);

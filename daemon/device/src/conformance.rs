@@ -10,14 +10,22 @@ mod fences;
 mod order;
 mod rig;
 mod schedule;
+mod sharing;
+mod start;
 mod state;
+mod syncobjs;
+mod waits;
 
 pub(crate) use cancel::*;
 pub(crate) use fences::*;
 pub(crate) use order::*;
 pub(crate) use rig::*;
 pub(crate) use schedule::*;
+pub(crate) use sharing::*;
+pub(crate) use start::*;
 pub(crate) use state::*;
+pub(crate) use syncobjs::*;
+pub(crate) use waits::*;
 
 /// Makes a test of every case. The factory makes a device whose limit on batches without an
 /// arbitration point is short (a few hundred milliseconds).
@@ -51,6 +59,22 @@ macro_rules! suite {
             batches_take_turns, a_virtual_engine_avoids_busy_siblings, parallel_batches_run_together,
             a_fault_ends_all_parallel_batches, higher_priority_goes_first,
             priorities_can_change_while_queued, two_hundred_contexts, usage_is_counted,
+            one_context_keeps_both_video_engines_busy, parallel_batches_start_together,
+            requests_start_along_with_others, starting_along_is_starting_not_ending,
+            starting_along_with_what_never_starts, merged_fences_start_with_the_last,
+            the_timestamp_is_the_engines, what_runs_outlives_its_handles,
+            relocations_are_written_before_the_batch, relocations_wait_for_whoever_uses_the_memory,
+            relocations_outside_their_object_are_refused,
+            a_binary_syncobj_holds_one_fence, points_are_reached_in_order,
+            points_out_of_order_fold_into_the_chain, a_point_fails_on_its_own,
+            requests_signal_syncobjs, lost_requests_signal_syncobjs, requests_wait_for_points,
+            timelines_have_a_limit, syncobjs_pass_between_files, other_fds_are_no_syncobjs,
+            waiting_for_any_and_all, waiting_needs_a_fence, waiting_for_fences_to_come,
+            waiting_for_points_to_come, waits_outlive_resets, waits_can_be_given_up,
+            waits_end_from_many_threads,
+            buffers_pass_between_files, work_of_two_files_is_ordered_on_a_buffer,
+            two_files_do_not_wait_for_each_other, other_fds_are_no_buffers,
+            buffers_report_when_accessible,
         }
     };
 }

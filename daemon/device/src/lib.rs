@@ -258,7 +258,8 @@ pub enum DeviceEvent {
         /// As given there.
         token: u64,
     },
-    /// The wait of [`DeviceFile::watch_syncobjs`] is over.
+    /// The wait of [`DeviceFile::watch_syncobjs`] is over. Also reported from inside the call, of any
+    /// file, that puts a fence in: who reports may hold locks of its own.
     SyncobjsReady {
         /// As given there.
         token: u64,

@@ -9,7 +9,7 @@ use super::rig::*;
 use crate::{BufferBusy, Device, DeviceError, DeviceEvent, DeviceFile, FenceState};
 
 /// A batch that is stuck until dword 0 of `gate` is 1.
-fn stuck<D: Device>(
+pub(super) fn stuck<D: Device>(
     rig: &Rig<D>,
     context: &Context<D>,
     job: &Job<'_, D>,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
-    Batch, ContextSpec, Device, DeviceEvent, DeviceFile, EngineId, EngineSlot, EventSink,
-    FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission,
+    Batch, ContextSpec, Device, DeviceError, DeviceEvent, DeviceFile, EngineId, EngineSlot,
+    EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission,
 };
 
 /// How long a case waits for something that has to happen.
@@ -112,6 +112,12 @@ impl<D: Device> Mem<D> {
         rustix::io::pwrite(&self.fd, bytes, 0).unwrap();
     }
 
+    /// The same memory by another handle.
+    pub(crate) fn again(&self, buffer: <File<D> as DeviceFile>::Buffer) -> Self {
+        let fd = self.fd.try_clone().unwrap();
+        Self { buffer, address: self.address, size: self.size, fd }
+    }
+
     fn used(&self, write: bool, asynchronous: bool) -> Use<'_, D> {
         Use { mem: self, write, asynchronous, address: self.address }
     }
@@ -166,7 +172,9 @@ impl<D: Device> Rig<D> {
     pub(crate) fn another(&self) -> Self {
         let events = Arc::new(Events::default());
         let file = self.device.open(Arc::<Events>::clone(&events)).unwrap();
-        Self { device: Arc::clone(&self.device), file, events, next: AtomicU64::new(1) }
+        // Its addresses are not those of this one: memory of one can be bound beside the other's.
+        let next = AtomicU64::new(self.number() << 16);
+        Self { device: Arc::clone(&self.device), file, events, next }
     }
 
     /// Drops everything; a device that stops by itself has to come to an end.
@@ -234,7 +242,7 @@ impl<D: Device> Rig<D> {
         self.submit_all(context, job, &[&self.batch(batch)], uses)
     }
 
-    /// Submits batches that are in memory.
+    /// Submits batches that are in memory; if there are none, the last object is the batch.
     pub(crate) fn submit_all(
         &self,
         context: &Context<D>,
@@ -242,6 +250,17 @@ impl<D: Device> Rig<D> {
         batches: &[&Mem<D>],
         uses: &[Use<'_, D>],
     ) -> Pending<D> {
+        self.try_submit(context, job, batches, uses).unwrap()
+    }
+
+    /// The same, if it may be refused.
+    pub(crate) fn try_submit(
+        &self,
+        context: &Context<D>,
+        job: &Job<'_, D>,
+        batches: &[&Mem<D>],
+        uses: &[Use<'_, D>],
+    ) -> Result<Pending<D>, DeviceError> {
         let batch_uses: Vec<_> = batches.iter().map(|mem| mem.read()).collect();
         let objects: Vec<_> = uses
             .iter()
@@ -256,8 +275,13 @@ impl<D: Device> Rig<D> {
                 capture: false,
             })
             .collect();
-        let batches: Vec<_> =
-            batches.iter().map(|mem| Batch { address: mem.address, length: mem.size }).collect();
+        let last = if batches.is_empty() { uses.last().map(|used| used.mem) } else { None };
+        let batches: Vec<_> = batches
+            .iter()
+            .copied()
+            .chain(last)
+            .map(|mem| Batch { address: mem.address, length: mem.size })
+            .collect();
         let submission = Submission {
             slot: job.slot,
             placement: job.placement,
@@ -269,8 +293,8 @@ impl<D: Device> Rig<D> {
             patches: job.patches,
             want_fence: true,
         };
-        let submitted = self.file.submit(context, submission).unwrap();
-        Pending { fence: submitted.fence.unwrap(), done: submitted.done }
+        let submitted = self.file.submit(context, submission)?;
+        Ok(Pending { fence: submitted.fence.unwrap(), done: submitted.done })
     }
 
     /// State of a submission's fence.

@@ -55,7 +55,7 @@ pub(crate) fn batches_take_turns<D: Device>(rig: &Rig<D>) {
 }
 
 /// A batch that occupies its engine until dword 0 of `gate` is 1, and says in dword 1 that it does.
-fn occupy<D: Device>(rig: &Rig<D>, engine: EngineId, gate: &Mem<D>) -> Pending<D> {
+pub(super) fn occupy<D: Device>(rig: &Rig<D>, engine: EngineId, gate: &Mem<D>) -> Pending<D> {
     let vm = rig.vm();
     let (context, _) = rig.context(&vm);
     let batch = Asm::new().arbitration(false).store(gate.at(1), 1).wait(gate.at(0), 1).end();

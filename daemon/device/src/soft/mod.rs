@@ -8,9 +8,11 @@
 //!   is reported to who waits for that fence, and does not spread to work queued behind it.
 //!
 //! # Locks
-//! In this order: `FileShared::order`, a context, a request, then any one of address space,
-//! buffer, signal, fence table, engine. [`EventSink::report`] is called with none held, and never
-//! from inside a call of [`DeviceFile`]: events only come from the threads of the engines.
+//! In this order: the order of a file, that of the device ([`order`]), a context, a request, then
+//! any one of address space, buffer, syncobj, fence table, engine; and last signals, from one to
+//! what was merged of it. [`EventSink::report`] is called with none held. Completions are reported
+//! from the threads of the engines only, never from inside a call of [`DeviceFile`]; the end of a
+//! wait for syncobjs also from inside the call that puts the fence in.
 //!
 //! Start reading at [`SoftFile::submit`](DeviceFile::submit), which `submit.rs` implements.
 

@@ -15,6 +15,9 @@ use super::signal::{EIO, Signal};
 use super::space::{Space, View};
 use crate::{Batch, DeviceEvent, Outcome};
 
+/// Batches of one request: a bit each in [`Request::arrived`].
+pub(super) const PARTS_MAX: usize = 64;
+
 /// Where a request runs, as indices of engines.
 #[derive(Clone, Debug)]
 pub(super) enum Where {
@@ -37,7 +40,7 @@ pub(super) struct Request {
     place: Where,
     /// Relocations to write before it starts.
     patches: Vec<Patched>,
-    /// Parts whose turn has come.
+    /// Parts whose turn has come, as bits.
     arrived: AtomicU64,
     /// The batches have started: all parts are on their engines.
     begun: AtomicBool,
@@ -257,7 +260,7 @@ impl Work for Request {
         if self.begun.load(Ordering::Acquire) {
             return true;
         }
-        let bit = 1 << part;
+        let bit = 1u64 << part;
         let arrived = self.arrived.fetch_or(bit, Ordering::AcqRel) | bit;
         if arrived.count_ones() as usize != self.batches.len() {
             return false;

@@ -66,6 +66,22 @@ pub(super) enum Waiter {
 }
 
 impl Waiter {
+    /// The signal fires. Answers what fires with it, and with what.
+    fn signalled(self, errno: i32, ready: &mut Vec<Arc<Request>>) -> Option<(Arc<Signal>, i32)> {
+        match self {
+            Self::Request(request) | Self::Start(request) => {
+                if request.dependency_met() {
+                    ready.push(request);
+                }
+            }
+            Self::Merge { merge, quiet } => return merge.met(if quiet { 0 } else { errno }),
+            Self::Watch(watch) => watch.signalled(),
+            Self::Syncobj(waiter) => waiter.signalled(),
+            Self::Export(export) => export.fire(errno),
+        }
+        None
+    }
+
     /// Whether it was found that nobody would notice if this was never told.
     fn is_dead(&self) -> bool {
         match self {
@@ -156,31 +172,37 @@ impl Signal {
 
     /// Fires with 0 or a positive errno. Requests that have no dependency left go to `ready`.
     /// Called without any lock held.
+    ///
+    /// What was merged of it changes state first, and nobody is told before all have: whoever sees
+    /// or hears that this has fired sees the same of every point of a timeline reached with it.
     pub(super) fn fire(self: &Arc<Self>, errno: i32, ready: &mut Vec<Arc<Request>>) {
-        // Merges of merges can be nested without limit, so not by recursion.
         let mut firing = vec![(Arc::clone(self), errno)];
-        while let Some((signal, errno)) = firing.pop() {
-            let waiters = {
+        while let Some(first) = firing.pop() {
+            // Merges of merges can be nested without limit, so not by recursion.
+            let mut order = vec![first];
+            let mut next = 0;
+            while let Some((signal, errno)) = order.get(next).cloned() {
+                order.extend(signal.merged(errno));
+                next += 1;
+            }
+            let mut told = Vec::new();
+            for (signal, errno) in order.into_iter().rev() {
                 let mut waiters = signal.lock();
                 signal.state.store(errno, Ordering::Release);
-                std::mem::take(&mut waiters.list)
-            };
-            for waiter in waiters {
-                match waiter {
-                    Waiter::Request(request) | Waiter::Start(request) => {
-                        if request.dependency_met() {
-                            ready.push(request);
-                        }
-                    }
-                    Waiter::Merge { merge, quiet } => {
-                        firing.extend(merge.met(if quiet { 0 } else { errno }));
-                    }
-                    Waiter::Watch(watch) => watch.signalled(),
-                    Waiter::Syncobj(waiter) => waiter.signalled(),
-                    Waiter::Export(export) => export.fire(errno),
-                }
+                told.extend(waiters.list.drain(..).map(|waiter| (waiter, errno)));
             }
+            // Merges that were made in this moment may be among the waiters.
+            let late =
+                told.into_iter().filter_map(|(waiter, errno)| waiter.signalled(errno, ready));
+            firing.extend(late);
         }
+    }
+
+    /// What was merged of this and fires with it.
+    fn merged(&self, errno: i32) -> Vec<(Arc<Self>, i32)> {
+        let is_merge = |waiter: &mut Waiter| matches!(waiter, Waiter::Merge { .. });
+        let merges: Vec<_> = self.lock().list.extract_if(.., is_merge).collect();
+        merges.into_iter().filter_map(|merge| merge.signalled(errno, &mut Vec::new())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters> {

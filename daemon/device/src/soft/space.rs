@@ -169,8 +169,8 @@ mod tests {
 
     /// A buffer whose pages start with its number and theirs.
     fn buffer(number: u8, pages: u64) -> Arc<Backing> {
-        let buffer = Buffer::new(pages * PAGE, quotas());
-        let backing = Arc::clone(buffer.backing().unwrap());
+        let buffer = Buffer::new(pages * PAGE, &quotas(), &Arc::default(), &Arc::default());
+        let backing = Arc::clone(buffer.0.backing().unwrap());
         for page in 0..pages {
             let page_number = u8::try_from(page).unwrap();
             backing.mapping().unwrap().write(page * PAGE, &[number, page_number]).unwrap();
@@ -261,10 +261,10 @@ mod tests {
     fn memory_is_mapped_at_the_first_need_and_given_back_with_the_last_user() {
         let quotas = quotas();
         let taken = || Arc::strong_count(&quotas.mappings);
-        let first = Buffer::new(PAGE, Arc::clone(&quotas));
+        let first = Buffer::new(PAGE, &quotas, &Arc::default(), &Arc::default());
         assert_eq!(taken(), 1, "ours");
         let mut space = Space::default();
-        space.bind(0, PAGE, Arc::clone(first.backing().unwrap()));
+        space.bind(0, PAGE, Arc::clone(first.0.backing().unwrap()));
         assert_eq!(taken(), 2, "a permit");
         let snapshot = space.clone();
         drop(first);

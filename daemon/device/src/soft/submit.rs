@@ -10,7 +10,7 @@ use super::context::{ContextShared, ContextState};
 use super::fault::outcome_of;
 use super::fence::Fence;
 use super::order::Turn;
-use super::request::{Parts, Patched, Request, Where, errno_of};
+use super::request::{PARTS_MAX, Parts, Patched, Request, Where, errno_of};
 use super::signal::{EIO, Signal, Waiter};
 use super::space::{Space, View};
 use super::{FileShared, SoftFile};
@@ -296,7 +296,9 @@ impl<'a> Place<'a> {
         let fits = match submission.placement {
             Placement::One(_) => batches == 1,
             Placement::AnyOf(engines) => batches == 1 && !engines.is_empty(),
-            Placement::Parallel(engines) => batches > 0 && batches == engines.len(),
+            Placement::Parallel(engines) => {
+                (1..=PARTS_MAX).contains(&batches) && batches == engines.len()
+            }
         };
         if fits && place.engines().iter().all(|engine| index_of(*engine).is_some()) {
             Ok(place)
