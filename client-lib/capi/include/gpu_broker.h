@@ -51,6 +51,48 @@
 // Bytes of the context's address space; read-only.
 #define GPU_BROKER_PARAM_GTT_SIZE 3
 
+// The CPU, through its caches.
+#define GPU_BROKER_DOMAIN_CPU 1
+
+// The CPU, through the aperture.
+#define GPU_BROKER_DOMAIN_GTT 64
+
+// The CPU, write-combining.
+#define GPU_BROKER_DOMAIN_WC 128
+
+// The GPU does not snoop the CPU's caches.
+#define GPU_BROKER_CACHING_NONE 0
+
+// The GPU snoops the CPU's caches.
+#define GPU_BROKER_CACHING_CACHED 1
+
+// Linear.
+#define GPU_BROKER_TILING_NONE 0
+
+// X tiles: 512 bytes by 8 rows.
+#define GPU_BROKER_TILING_X 1
+
+// Y tiles: 128 bytes by 32 rows.
+#define GPU_BROKER_TILING_Y 2
+
+// The memory must stay, or come back.
+#define GPU_BROKER_ADVICE_WILL_NEED 0
+
+// The memory may be dropped.
+#define GPU_BROKER_ADVICE_DONT_NEED 1
+
+// The object holds a signalled fence from the start.
+#define GPU_BROKER_SYNCOBJ_SIGNALED (1 << 0)
+
+// Wait for all of the objects, not for one.
+#define GPU_BROKER_SYNCOBJ_WAIT_ALL (1 << 0)
+
+// Wait also for fences that are not there yet.
+#define GPU_BROKER_SYNCOBJ_WAIT_FOR_SUBMIT (1 << 1)
+
+// With points: wait only until the fences are there, signalled or not.
+#define GPU_BROKER_SYNCOBJ_WAIT_AVAILABLE (1 << 2)
+
 // The batch writes the object: later users of the buffer wait for it.
 #define GPU_BROKER_OBJECT_WRITE (1 << 2)
 
@@ -60,6 +102,18 @@
 // No implicit waiting for other users of the buffer.
 #define GPU_BROKER_OBJECT_ASYNC (1 << 6)
 
+// The batch is the first object, not the last.
+#define GPU_BROKER_EXEC_BATCH_FIRST (1 << 18)
+
+// The work starts when the work behind `in_fence` starts, not after it.
+#define GPU_BROKER_EXEC_FENCE_SUBMIT (1 << 20)
+
+// The work waits for the syncobj.
+#define GPU_BROKER_SYNC_WAIT (1 << 0)
+
+// The work signals the syncobj.
+#define GPU_BROKER_SYNC_SIGNAL (1 << 1)
+
 // Memory that the GPU and this process share.
 struct gpu_broker_buffer;
 
@@ -68,6 +122,10 @@ struct gpu_broker_connection;
 
 // A GPU context.
 struct gpu_broker_context;
+
+// A container of a fence (binary), or of a timeline of fences, that submissions wait for and
+// signal.
+struct gpu_broker_syncobj;
 
 // A GPU address space that several contexts can share.
 struct gpu_broker_vm;
@@ -110,6 +168,16 @@ struct gpu_broker_reset_stats {
     uint32_t batch_pending;
 };
 
+// How a buffer's rows lie in memory.
+struct gpu_broker_tiling {
+    // One of GPU_BROKER_TILING_*.
+    uint32_t mode;
+    // Bytes of a row; 0 when linear.
+    uint32_t stride;
+    // Bit-6 swizzling; 0 for none.
+    uint32_t swizzle;
+};
+
 // A buffer that a batch uses.
 struct gpu_broker_object {
     // Which.
@@ -121,9 +189,32 @@ struct gpu_broker_object {
     uint64_t flags;
 };
 
+// A syncobj that work waits for or signals.
+struct gpu_broker_sync {
+    // Which.
+    const struct gpu_broker_syncobj *syncobj;
+    // GPU_BROKER_SYNC_*.
+    uint32_t flags;
+    // A point of its timeline; 0 for a binary object.
+    uint64_t point;
+};
+
+// A GPU address to be written into a buffer before the batch starts.
+struct gpu_broker_relocation {
+    // Position of the object it is written into.
+    uint32_t object;
+    // Position of the object whose address it is.
+    uint32_t target;
+    // Where in the object, in bytes; a multiple of 4.
+    uint64_t offset;
+    // Added to the address.
+    uint32_t delta;
+};
+
 // Work for a context.
 struct gpu_broker_execbuf {
-    // The buffers the batch uses; the last one holds the batch itself.
+    // The buffers the batch uses; the last one holds the batch itself, or with
+    // GPU_BROKER_EXEC_BATCH_FIRST the first one.
     struct gpu_broker_object *objects;
     // How many.
     size_t object_count;
@@ -138,6 +229,16 @@ struct gpu_broker_execbuf {
     int in_fence;
     // NULL, or where to store a new fence that signals when the work is done; close(2) it.
     int *out_fence;
+    // GPU_BROKER_EXEC_*.
+    uint64_t flags;
+    // Syncobjs to wait for and to signal.
+    const struct gpu_broker_sync *syncs;
+    // How many.
+    size_t sync_count;
+    // Addresses to write before the batch starts.
+    const struct gpu_broker_relocation *relocations;
+    // How many.
+    size_t relocation_count;
 };
 
 #ifdef __cplusplus
@@ -185,6 +286,19 @@ int gpu_broker_device(const struct gpu_broker_connection *connection,
 int gpu_broker_engine(const struct gpu_broker_connection *connection,
                       uint32_t index,
                       struct gpu_broker_engine *engine);
+
+// i915's GETPARAM: what the device and the daemon can do, by I915_PARAM_* number. -EINVAL for
+// unknown ones.
+int gpu_broker_get_param(const struct gpu_broker_connection *connection,
+                         int32_t param,
+                         int32_t *value);
+
+// The render engine's timestamp, in ticks of `timestamp_hz` of gpu_broker_device().
+int gpu_broker_timestamp(const struct gpu_broker_connection *connection, uint64_t *ticks);
+
+// Waits until the session's work that is older than 20 ms is done. -EIO when the device is
+// wedged.
+int gpu_broker_throttle(const struct gpu_broker_connection *connection);
 
 // Makes an empty address space. Release it with gpu_broker_vm_destroy().
 int gpu_broker_vm_create(const struct gpu_broker_connection *connection, struct gpu_broker_vm **vm);
@@ -256,6 +370,97 @@ int gpu_broker_buffer_busy(const struct gpu_broker_buffer *buffer, uint32_t *bus
 // Waits until no submitted work uses the buffer, at most `timeout_ns` nanoseconds; negative waits
 // for ever. -ETIME when the time was over first.
 int gpu_broker_buffer_wait(const struct gpu_broker_buffer *buffer, int64_t timeout_ns);
+
+// Waits until the CPU may access the buffer in these domains, GPU_BROKER_DOMAIN_*;
+// `write_domain` is 0 or equal to `read_domains`.
+int gpu_broker_buffer_set_domain(const struct gpu_broker_buffer *buffer,
+                                 uint32_t read_domains,
+                                 uint32_t write_domain);
+
+// Sets the caching mode, one of GPU_BROKER_CACHING_*.
+int gpu_broker_buffer_set_caching(const struct gpu_broker_buffer *buffer, uint32_t caching);
+
+// Sets how the buffer's rows lie, one of GPU_BROKER_TILING_* with the bytes of a row. Stores what
+// is in force then, unless `tiling` is NULL.
+int gpu_broker_buffer_set_tiling(const struct gpu_broker_buffer *buffer,
+                                 uint32_t mode,
+                                 uint32_t stride,
+                                 struct gpu_broker_tiling *tiling);
+
+// Says whether the memory is needed, with one of GPU_BROKER_ADVICE_*. Returns 1 while it is still
+// there, 0 once it was dropped.
+int gpu_broker_buffer_madvise(const struct gpu_broker_buffer *buffer, uint32_t advice);
+
+// A new file descriptor that stands for the buffer: for gpu_broker_buffer_import() in any session,
+// or to be mapped by anybody; close(2) it.
+int gpu_broker_buffer_export(const struct gpu_broker_buffer *buffer);
+
+// The buffer behind a file descriptor of gpu_broker_buffer_export(), which stays the caller's.
+// Release the buffer with gpu_broker_buffer_close(), also when the session had it already.
+int gpu_broker_buffer_import(const struct gpu_broker_connection *connection,
+                             int fd,
+                             struct gpu_broker_buffer **buffer);
+
+// Makes a syncobj; `flags` is 0 or GPU_BROKER_SYNCOBJ_SIGNALED. Release it with
+// gpu_broker_syncobj_destroy().
+int gpu_broker_syncobj_create(const struct gpu_broker_connection *connection,
+                              uint32_t flags,
+                              struct gpu_broker_syncobj **syncobj);
+
+// Gives the object's handle up; NULL does nothing. Work in flight keeps the object.
+void gpu_broker_syncobj_destroy(struct gpu_broker_syncobj *syncobj);
+
+// The object's handle in its session; 0 for NULL.
+uint32_t gpu_broker_syncobj_handle(const struct gpu_broker_syncobj *syncobj);
+
+// Takes the fence out.
+int gpu_broker_syncobj_reset(const struct gpu_broker_syncobj *syncobj);
+
+// Puts a signalled fence in; with `point` other than 0, adds a signalled point to the timeline.
+int gpu_broker_syncobj_signal(const struct gpu_broker_syncobj *syncobj, uint64_t point);
+
+// The last point of the timeline that was signalled.
+int gpu_broker_syncobj_query(const struct gpu_broker_syncobj *syncobj, uint64_t *point);
+
+// Waits until one of the objects signals, or with GPU_BROKER_SYNCOBJ_WAIT_ALL all of them, at most
+// `timeout_ns` nanoseconds; negative waits for ever. `points` is NULL, or has a point of each
+// object's timeline. Returns the position of the one that signalled, 0 after waiting for all.
+//
+// Errors: -ETIME when the time was over first; -EINVAL while an object has no fence, without
+// GPU_BROKER_SYNCOBJ_WAIT_FOR_SUBMIT.
+int gpu_broker_syncobj_wait(const struct gpu_broker_connection *connection,
+                            const struct gpu_broker_syncobj *const *syncobjs,
+                            const uint64_t *points,
+                            size_t count,
+                            uint32_t flags,
+                            int64_t timeout_ns);
+
+// Puts the fence of an object, or of a point of its timeline, into another object or point; 0 is
+// the fence of a binary object.
+int gpu_broker_syncobj_transfer(const struct gpu_broker_syncobj *source,
+                                uint64_t source_point,
+                                const struct gpu_broker_syncobj *target,
+                                uint64_t target_point);
+
+// A new file descriptor that stands for the object, for gpu_broker_syncobj_import() in any
+// session; close(2) it.
+int gpu_broker_syncobj_export(const struct gpu_broker_syncobj *syncobj);
+
+// The object behind a file descriptor of gpu_broker_syncobj_export(), which stays the caller's.
+// Release the object with gpu_broker_syncobj_destroy().
+int gpu_broker_syncobj_import(const struct gpu_broker_connection *connection,
+                              int fd,
+                              struct gpu_broker_syncobj **syncobj);
+
+// A new fence: the one in the object, or with `point` other than 0 that of a point of its
+// timeline; close(2) it.
+int gpu_broker_syncobj_export_fence(const struct gpu_broker_syncobj *syncobj, uint64_t point);
+
+// Puts a fence into the object, or with `point` other than 0 adds it to the timeline. The fence
+// stays the caller's.
+int gpu_broker_syncobj_import_fence(const struct gpu_broker_syncobj *syncobj,
+                                    uint64_t point,
+                                    int fence);
 
 // Hands work to the daemon, which answers as soon as it is queued.
 //

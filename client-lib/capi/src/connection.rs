@@ -216,6 +216,60 @@ pub unsafe extern "C" fn gpu_broker_engine(
     })
 }
 
+/// i915's GETPARAM: what the device and the daemon can do, by I915_PARAM_* number. -EINVAL for
+/// unknown ones.
+///
+/// # Safety
+/// `connection` is NULL or a live connection; `value` can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpu_broker_get_param(
+    connection: *const Connection,
+    param: i32,
+    value: *mut i32,
+) -> c_int {
+    call(|| {
+        not_null(value, "value")?;
+        // SAFETY: this function's contract is `borrow`'s.
+        let found = unsafe { borrow(connection, "connection") }?.0.get_param(param)?;
+        // SAFETY: checked for null above, and writable by this function's contract.
+        unsafe { store(value, found) };
+        Ok(0)
+    })
+}
+
+/// The render engine's timestamp, in ticks of `timestamp_hz` of gpu_broker_device().
+///
+/// # Safety
+/// `connection` is NULL or a live connection; `ticks` can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpu_broker_timestamp(
+    connection: *const Connection,
+    ticks: *mut u64,
+) -> c_int {
+    call(|| {
+        not_null(ticks, "ticks")?;
+        // SAFETY: this function's contract is `borrow`'s.
+        let found = unsafe { borrow(connection, "connection") }?.0.timestamp()?;
+        // SAFETY: checked for null above, and writable by this function's contract.
+        unsafe { store(ticks, found) };
+        Ok(0)
+    })
+}
+
+/// Waits until the session's work that is older than 20 ms is done. -EIO when the device is
+/// wedged.
+///
+/// # Safety
+/// `connection` is NULL or a live connection.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpu_broker_throttle(connection: *const Connection) -> c_int {
+    call(|| {
+        // SAFETY: this function's contract is `borrow`'s.
+        unsafe { borrow(connection, "connection") }?.0.throttle()?;
+        Ok(0)
+    })
+}
+
 /// Makes an empty address space. Release it with gpu_broker_vm_destroy().
 ///
 /// # Safety

@@ -3,12 +3,15 @@
 use std::ffi::c_int;
 use std::os::fd::{IntoRawFd, OwnedFd};
 
-use gpu_broker_client::protocol::execbuf::{ExecObject, object_flag};
+use gpu_broker_client::Fence;
+use gpu_broker_client::protocol::execbuf::{self, ExecObject, object_flag};
+use gpu_broker_client::protocol::syncobj::flag::{FENCE_SIGNAL, FENCE_WAIT};
 
 use crate::boundary::{Failure, borrow, borrow_array, call, store};
 use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::fence::duplicate;
+use crate::syncobj::Syncobj;
 
 /// The batch writes the object: later users of the buffer wait for it.
 pub const GPU_BROKER_OBJECT_WRITE: u64 = 1 << 2;
@@ -17,6 +20,19 @@ pub const GPU_BROKER_OBJECT_PINNED: u64 = 1 << 4;
 /// No implicit waiting for other users of the buffer.
 pub const GPU_BROKER_OBJECT_ASYNC: u64 = 1 << 6;
 
+/// The batch is the first object, not the last.
+pub const GPU_BROKER_EXEC_BATCH_FIRST: u64 = 1 << 18;
+/// The work starts when the work behind `in_fence` starts, not after it.
+pub const GPU_BROKER_EXEC_FENCE_SUBMIT: u64 = 1 << 20;
+/// The work waits for the syncobj.
+pub const GPU_BROKER_SYNC_WAIT: u32 = 1 << 0;
+/// The work signals the syncobj.
+pub const GPU_BROKER_SYNC_SIGNAL: u32 = 1 << 1;
+
+const _: () = assert!(GPU_BROKER_EXEC_BATCH_FIRST == execbuf::flag::BATCH_FIRST);
+const _: () = assert!(GPU_BROKER_EXEC_FENCE_SUBMIT == execbuf::flag::FENCE_SUBMIT);
+const _: () = assert!(GPU_BROKER_SYNC_WAIT == FENCE_WAIT);
+const _: () = assert!(GPU_BROKER_SYNC_SIGNAL == FENCE_SIGNAL);
 const _: () = assert!(GPU_BROKER_OBJECT_WRITE == object_flag::WRITE);
 const _: () = assert!(GPU_BROKER_OBJECT_PINNED == object_flag::PINNED);
 const _: () = assert!(GPU_BROKER_OBJECT_ASYNC == object_flag::ASYNC);
@@ -33,10 +49,35 @@ pub struct Object {
     pub flags: u64,
 }
 
+/// A GPU address to be written into a buffer before the batch starts.
+#[repr(C)]
+pub struct Relocation {
+    /// Position of the object it is written into.
+    pub object: u32,
+    /// Position of the object whose address it is.
+    pub target: u32,
+    /// Where in the object, in bytes; a multiple of 4.
+    pub offset: u64,
+    /// Added to the address.
+    pub delta: u32,
+}
+
+/// A syncobj that work waits for or signals.
+#[repr(C)]
+pub struct Sync {
+    /// Which.
+    pub syncobj: *const Syncobj,
+    /// GPU_BROKER_SYNC_*.
+    pub flags: u32,
+    /// A point of its timeline; 0 for a binary object.
+    pub point: u64,
+}
+
 /// Work for a context.
 #[repr(C)]
 pub struct Execbuf {
-    /// The buffers the batch uses; the last one holds the batch itself.
+    /// The buffers the batch uses; the last one holds the batch itself, or with
+    /// GPU_BROKER_EXEC_BATCH_FIRST the first one.
     pub objects: *mut Object,
     /// How many.
     pub object_count: usize,
@@ -51,6 +92,16 @@ pub struct Execbuf {
     pub in_fence: c_int,
     /// NULL, or where to store a new fence that signals when the work is done; close(2) it.
     pub out_fence: *mut c_int,
+    /// GPU_BROKER_EXEC_*.
+    pub flags: u64,
+    /// Syncobjs to wait for and to signal.
+    pub syncs: *const Sync,
+    /// How many.
+    pub sync_count: usize,
+    /// Addresses to write before the batch starts.
+    pub relocations: *const Relocation,
+    /// How many.
+    pub relocation_count: usize,
 }
 
 /// Hands work to the daemon, which answers as soon as it is queued.
@@ -60,8 +111,9 @@ pub struct Execbuf {
 ///
 /// # Safety
 /// `context` is NULL or a live context; `execbuf` is NULL or points to a structure whose `objects`
-/// points to `object_count` objects with live buffers, whose `in_fence` is negative or open, and
-/// whose `out_fence` is NULL or can be written to.
+/// points to `object_count` objects with live buffers, `syncs` to `sync_count` entries with live
+/// syncobjs, and `relocations` to `relocation_count` relocations, whose `in_fence` is negative or
+/// open, and whose `out_fence` is NULL or can be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gpu_broker_submit(
     context: *const Context,
@@ -72,26 +124,17 @@ pub unsafe extern "C" fn gpu_broker_submit(
         let context = unsafe { borrow(context, "context") }?;
         // SAFETY: this function's contract is `borrow`'s.
         let execbuf = unsafe { borrow(execbuf, "execbuf") }?;
-        // SAFETY: this function's contract is `raw_objects`'s.
-        let objects = unsafe { raw_objects(execbuf) }?;
         let in_fence = if execbuf.in_fence < 0 {
             None
         } else {
             // SAFETY: open during this call, by this function's contract.
             Some(unsafe { duplicate(execbuf.in_fence) }?)
         };
-        let mut builder = context.0.execbuf().engine(execbuf.engine);
-        for object in &objects {
-            builder = builder.object_raw(*object);
-        }
-        builder = builder.batch_bytes(execbuf.batch_start, execbuf.batch_length);
-        if let Some(fence) = &in_fence {
-            builder = builder.fence_in(fence);
-        }
-        if !execbuf.out_fence.is_null() {
-            builder = builder.fence_out();
-        }
-        let submission = builder.submit()?;
+        // SAFETY: this function's contract is `with_objects`'s.
+        let builder = unsafe { with_objects(context.0.execbuf(), execbuf) }?;
+        // SAFETY: this function's contract is `with_syncs`'s.
+        let builder = unsafe { with_syncs(builder, execbuf) }?;
+        let submission = with_fences(builder, execbuf, in_fence.as_ref())?.submit()?;
         // SAFETY: `raw_objects` found `objects` to be a valid array; the daemon's answer cannot
         // make `zip` go beyond it.
         unsafe { store_addresses(execbuf, &submission.offsets) };
@@ -103,6 +146,90 @@ pub unsafe extern "C" fn gpu_broker_submit(
         }
         Ok(0)
     })
+}
+
+type Builder<'a> = gpu_broker_client::Execbuf<'a>;
+
+/// Objects, each with its relocations, and where the batch is.
+///
+/// # Safety
+/// As [`raw_objects`]; `execbuf.relocations` points to `relocation_count` relocations.
+unsafe fn with_objects<'a>(
+    mut builder: Builder<'a>,
+    execbuf: &Execbuf,
+) -> Result<Builder<'a>, Failure> {
+    // SAFETY: this function's contract is `raw_objects`'s.
+    let objects = unsafe { raw_objects(execbuf) }?;
+    let (relocations, count) = (execbuf.relocations, execbuf.relocation_count);
+    // SAFETY: this function's contract is `borrow_array`'s.
+    let relocations = unsafe { borrow_array(relocations, count, "relocations") }?;
+    let mut ordered: Vec<&Relocation> = relocations.iter().collect();
+    ordered.sort_by_key(|relocation| relocation.object);
+    let mut rest = ordered.into_iter().peekable();
+    for (index, object) in objects.iter().enumerate() {
+        builder = builder.object_raw(*object);
+        while let Some(own) = rest.next_if(|relocation| relocation.object as usize == index) {
+            builder = builder.relocation(execbuf::Relocation {
+                target: own.target,
+                delta: own.delta,
+                offset: own.offset,
+                // No address that was presumed right can be taken for granted.
+                presumed_offset: u64::MAX,
+                ..execbuf::Relocation::default()
+            });
+        }
+    }
+    match rest.next() {
+        Some(_) => Err(Failure::Argument("a relocation is in an object that is not there")),
+        None => Ok(builder
+            .engine(execbuf.engine)
+            .batch_bytes(execbuf.batch_start, execbuf.batch_length)),
+    }
+}
+
+/// # Safety
+/// `execbuf.syncs` points to `sync_count` entries with live syncobjs or NULLs.
+unsafe fn with_syncs<'a>(
+    mut builder: Builder<'a>,
+    execbuf: &Execbuf,
+) -> Result<Builder<'a>, Failure> {
+    // SAFETY: this function's contract is `borrow_array`'s.
+    let syncs = unsafe { borrow_array(execbuf.syncs, execbuf.sync_count, "syncs") }?;
+    for sync in syncs {
+        // SAFETY: a live syncobj or null, by this function's contract.
+        let syncobj = &unsafe { borrow(sync.syncobj, "syncs[].syncobj") }?.0;
+        builder = match (sync.flags, sync.point) {
+            (GPU_BROKER_SYNC_WAIT, 0) => builder.wait_for(syncobj),
+            (GPU_BROKER_SYNC_WAIT, point) => builder.wait_for_point(syncobj, point),
+            (GPU_BROKER_SYNC_SIGNAL, 0) => builder.signal(syncobj),
+            (GPU_BROKER_SYNC_SIGNAL, point) => builder.signal_point(syncobj, point),
+            _ => return Err(Failure::Argument("syncs[].flags is one of GPU_BROKER_SYNC_*")),
+        };
+    }
+    Ok(builder)
+}
+
+fn with_fences<'a>(
+    mut builder: Builder<'a>,
+    execbuf: &Execbuf,
+    in_fence: Option<&'a Fence>,
+) -> Result<Builder<'a>, Failure> {
+    if execbuf.flags & !(GPU_BROKER_EXEC_BATCH_FIRST | GPU_BROKER_EXEC_FENCE_SUBMIT) != 0 {
+        return Err(Failure::Argument("flags are GPU_BROKER_EXEC_*"));
+    }
+    if execbuf.flags & GPU_BROKER_EXEC_BATCH_FIRST != 0 {
+        builder = builder.batch_first();
+    }
+    let beside = execbuf.flags & GPU_BROKER_EXEC_FENCE_SUBMIT != 0;
+    builder = match in_fence {
+        Some(fence) if beside => builder.fence_submit(fence),
+        Some(fence) => builder.fence_in(fence),
+        None if beside => {
+            return Err(Failure::Argument("GPU_BROKER_EXEC_FENCE_SUBMIT needs in_fence"));
+        }
+        None => builder,
+    };
+    Ok(if execbuf.out_fence.is_null() { builder } else { builder.fence_out() })
 }
 
 /// # Safety

@@ -75,16 +75,24 @@ pub unsafe extern "C" fn gpu_broker_fence_merge(
 /// # Safety
 /// `fd` is negative or open, and stays open during the call.
 pub(crate) unsafe fn duplicate(fd: c_int) -> Result<Fence, Failure> {
+    // SAFETY: this function's contract is `duplicate_fd`'s.
+    unsafe { duplicate_fd(fd) }.map(Fence::from)
+}
+
+/// A C program's fd once more; its own stays the program's.
+///
+/// # Safety
+/// `fd` is negative or open, and stays open during the call.
+pub(crate) unsafe fn duplicate_fd(fd: c_int) -> Result<OwnedFd, Failure> {
     if fd < 0 {
-        return Err(Failure::Argument("the fence's file descriptor is negative"));
+        return Err(Failure::Argument("the file descriptor is negative"));
     }
     // SAFETY: not negative, and by this function's contract open until it returns.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let owned = borrowed.as_fd().try_clone_to_owned().map_err(|error| {
+    borrowed.as_fd().try_clone_to_owned().map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(EMFILE);
-        Failure::Errno(errno, "the fence's file descriptor cannot be duplicated")
-    })?;
-    Ok(owned.into())
+        Failure::Errno(errno, "the file descriptor cannot be duplicated")
+    })
 }
 
 fn lost(errno: i32) -> Failure {

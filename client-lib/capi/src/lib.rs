@@ -14,6 +14,7 @@ mod connection;
 mod context;
 mod execbuf;
 mod fence;
+mod syncobj;
 
 pub use boundary::gpu_broker_last_error;
 pub use buffer::*;
@@ -21,3 +22,4 @@ pub use connection::*;
 pub use context::*;
 pub use execbuf::*;
 pub use fence::*;
+pub use syncobj::*;

@@ -11,7 +11,7 @@ fn generate() -> String {
     let dir = crate_dir();
     let config = cbindgen::Config::from_file(dir.join("cbindgen.toml")).expect("cbindgen.toml");
     // In the order a reader wants them.
-    let modules = ["boundary", "connection", "context", "buffer", "execbuf", "fence"];
+    let modules = ["boundary", "connection", "context", "buffer", "syncobj", "execbuf", "fence"];
     let mut builder = cbindgen::Builder::new().with_config(config);
     for module in modules {
         builder = builder.with_src(dir.join("src").join(module).with_extension("rs"));
