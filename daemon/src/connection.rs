@@ -229,6 +229,9 @@ impl<D: Device> Connection<D> {
             return Some(End::Internal);
         }
         match packet::poll_send(&self.socket, cx, out, &fds) {
+            // Only PING answers with an fd of the client's; all others are our own memfds and
+            // fences, whose close waits for nobody.
+            Poll::Ready(Ok(())) if header.opcode != Opcode::Ping as u16 => drop(fds),
             Poll::Ready(Ok(())) => fds::dispose(fds),
             Poll::Ready(Err(_)) => {
                 fds::dispose(fds);
