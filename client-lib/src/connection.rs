@@ -188,7 +188,8 @@ impl Connection {
     pub fn create_buffer(&self, size: u64) -> Result<Buffer, Error> {
         let request = BufferCreate { size, flags: 0 };
         let reply = self.request(Plain::BufferCreate(request))?;
-        answer!(reply, Reply::BufferCreate(made) => Buffer::new(self.clone(), made.buffer, made.size))
+        let made = answer!(reply, Reply::BufferCreate(made) => made)?;
+        Ok(Buffer::new(self.clone(), made.buffer, made.size))
     }
 
     /// Makes any request but EXECBUF; for tools and tests, and for what has no method.
