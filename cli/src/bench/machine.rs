@@ -48,7 +48,7 @@ Machine: {machine}.
 
 /// Processor, number of processors and kernel.
 fn machine() -> String {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let processors = count_processors();
     let model = first_value("/proc/cpuinfo", "model name");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let profile = if cfg!(debug_assertions) { "an unoptimised build" } else { "release build" };
@@ -57,6 +57,12 @@ fn machine() -> String {
         model.as_deref().unwrap_or("unknown processor"),
         kernel.trim(),
     )
+}
+
+/// Those of the machine; this process is pinned by the time it asks.
+fn count_processors() -> usize {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
 /// The value of the first `key : value` line with this key.
