@@ -9,7 +9,8 @@ pub(super) fn notes(cores: &Cores) -> String {
     format!(
         "{machine}
 Round trips: daemon, client and reference pinned to processor {server}; blocking client library.
-Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each client under way.
+Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each \
+client under way.
 Neighbours: daemon on processor {server}, clients on processor {clients}.
 Values are medians over short slices (\"worst\": the maximum); a ratio is a slice against the reference slices around it.
 "
