@@ -12,7 +12,11 @@ use gpu_broker_protocol::violation::Epitaph;
 #[non_exhaustive]
 pub enum Error {
     /// No connection could be made.
-    #[error("cannot connect to the broker at {}: {source}; {}", path.display(), connect_advice(source))]
+    #[error(
+        "cannot connect to the broker at {}: {source}; {}",
+        path.display(),
+        connect_advice(source)
+    )]
     Connect {
         /// The socket that was tried.
         path: PathBuf,
@@ -59,7 +63,10 @@ pub enum Error {
     #[error("the file descriptor is not a connected SOCK_SEQPACKET socket of a broker")]
     NotASocket,
     /// An access to a mapping beyond its end.
-    #[error("bytes {offset}..{} lie outside a mapping of {size} bytes", offset.saturating_add(*length))]
+    #[error(
+        "bytes {offset}..{} lie outside a mapping of {size} bytes",
+        offset.saturating_add(*length)
+    )]
     OutOfRange {
         /// First byte of the access.
         offset: u64,

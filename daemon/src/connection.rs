@@ -4,6 +4,7 @@
 //! does not read stalls itself and nothing queues up here. Waits ([`crate::waits`]) are the only
 //! replies that come later; they are bounded and go out one by one, when the socket has room.
 
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -17,11 +18,10 @@ use gpu_broker_protocol::{
     Epitaph, EpitaphCode, FdSlot, Header, Reason, Refusal, Reply, SessionId, Violation,
 };
 use tokio::time::Sleep;
-use tokio_seqpacket::UnixSeqpacket;
 
 use crate::directory::Entry;
 use crate::fds;
-use crate::packet::{self, Fds, Received, Scratch, Unsent};
+use crate::packet::{self, Fds, Received, Scratch, Socket, Unsent};
 use crate::requests::{Answer, Fault, Open};
 use crate::server::Server;
 use crate::waits::Ended;
@@ -38,7 +38,7 @@ pub(crate) struct Connection<D: Device> {
     server: Arc<Server<D>>,
     entry: Arc<Entry<D>>,
     seat: Seat<D>,
-    socket: UnixSeqpacket,
+    socket: Socket,
     /// As given to the entry; every poll of a tokio task brings an equivalent one.
     waker: Option<Waker>,
     unsent: Option<Box<Unsent>>,
@@ -66,7 +66,7 @@ pub(crate) enum End {
 }
 
 impl<D: Device> Connection<D> {
-    pub(crate) fn new(server: Arc<Server<D>>, entry: Arc<Entry<D>>, socket: UnixSeqpacket) -> Self {
+    pub(crate) fn new(server: Arc<Server<D>>, entry: Arc<Entry<D>>, socket: Socket) -> Self {
         let timeout = Duration::from_millis(server.config.daemon.hello_timeout_ms);
         let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
         let seat = Seat { server: Arc::clone(&server), session: entry.id() };
@@ -95,9 +95,7 @@ impl<D: Device> Connection<D> {
                     return Poll::Ready(end);
                 }
                 if let Some(unsent) = &self.unsent {
-                    if ready!(packet::poll_send(&self.socket, cx, &unsent.bytes, &unsent.fds))
-                        .is_err()
-                    {
+                    if ready!(self.socket.poll_send(cx, &unsent.bytes, &unsent.fds)).is_err() {
                         return Poll::Ready(End::Gone);
                     }
                     self.discard_unsent();
@@ -135,7 +133,7 @@ impl<D: Device> Connection<D> {
             let turn = std::pin::pin!(tokio::task::yield_now());
             ready!(turn.poll(cx));
         }
-        let received = match ready!(packet::poll_receive(&self.socket, cx, &mut scratch.inbound)) {
+        let received = match ready!(self.socket.poll_receive(cx, &mut scratch.inbound)) {
             Ok(received) => received,
             Err(_) => return Poll::Ready(Some(End::Gone)),
         };
@@ -229,7 +227,10 @@ impl<D: Device> Connection<D> {
             );
             return Some(End::Internal);
         }
-        match packet::poll_send(&self.socket, cx, out, &fds) {
+        match self.socket.poll_send(cx, out, &fds) {
+            // Only PING answers with an fd of the client's; all others are our own memfds and
+            // fences, whose close waits for nobody.
+            Poll::Ready(Ok(())) if header.opcode != Opcode::Ping as u16 => drop(fds),
             Poll::Ready(Ok(())) => fds::dispose(fds),
             Poll::Ready(Err(_)) => {
                 fds::dispose(fds);
@@ -278,7 +279,9 @@ impl<D: Device> Connection<D> {
         }
         // First, so that a client that comes back at once finds its seat free.
         drop(self.seat);
-        farewell(self.socket, epitaph);
+        if let Some(socket) = self.socket.into_fd() {
+            farewell(socket, epitaph);
+        }
     }
 
     fn epitaph(&self, end: &End) -> Option<Epitaph> {
@@ -330,16 +333,16 @@ fn asked(code: EpitaphCode) -> &'static str {
 }
 
 /// Turns a connection away that there is no room for.
-pub(crate) fn turn_away(socket: UnixSeqpacket) {
+pub(crate) fn turn_away(socket: OwnedFd) {
     let text = asked(EpitaphCode::Full).to_owned();
     farewell(socket, Some(Epitaph { code: EpitaphCode::Full, text }));
 }
 
 /// Hangs up, after the epitaph if the socket takes it at once.
-fn farewell(socket: UnixSeqpacket, epitaph: Option<Epitaph>) {
+fn farewell(socket: OwnedFd, epitaph: Option<Epitaph>) {
     use rustix::net::{SendFlags, Shutdown};
     let Some(epitaph) = epitaph else {
-        return fds::dispose_connection(socket.into());
+        return fds::dispose_connection(socket);
     };
     let mut bytes = Vec::new();
     if codec::encode_event(&Event::Epitaph(epitaph), &mut bytes).is_ok() {
@@ -348,7 +351,7 @@ fn farewell(socket: UnixSeqpacket, epitaph: Option<Epitaph>) {
     }
     // From here on a client's send fails, and what it has sent is thrown away in bounded time.
     let _ = rustix::net::shutdown(&socket, Shutdown::Read);
-    fds::dispose_connection(socket.into());
+    fds::dispose_connection(socket);
 }
 
 #[cfg(test)]
@@ -386,10 +389,11 @@ mod tests {
     async fn a_panic_ends_one_session_with_an_epitaph() {
         let capabilities = Capabilities::kaby_lake_gt3();
         let server = Arc::new(Server::new(Config::default(), Buggy, capabilities));
-        let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
+        let (ours, theirs) = tokio_seqpacket::UnixSeqpacket::pair().expect("sockets");
         let peer = Peer::of(&ours).expect("credentials");
         let entry = server.directory.enter(peer, 1, 1).expect("room");
-        let connection = Connection::new(Arc::clone(&server), entry, ours);
+        let connection =
+            Connection::new(Arc::clone(&server), entry, Socket::new(ours).expect("room"));
         let task = tokio::spawn(connection.serve());
 
         let hello = Request::Hello(Hello {

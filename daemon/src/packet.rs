@@ -5,15 +5,23 @@
 //! bytes and costs nothing (`performance.md`, "Idle client memory").
 
 use std::cell::RefCell;
-use std::io::IoSlice;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
 use gpu_broker_protocol::{Header, Reason, Refusal, Violation, codec};
+use rustix::cmsg_space;
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use smallvec::SmallVec;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio_seqpacket::UnixSeqpacket;
-use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 
 /// The fds of one packet.
 pub(crate) type Fds = SmallVec<[OwnedFd; FDS_PER_MESSAGE_MAX]>;
@@ -22,12 +30,8 @@ pub(crate) type Fds = SmallVec<[OwnedFd; FDS_PER_MESSAGE_MAX]>;
 /// it has no room for, it closes in our thread, and a close can block (see [`crate::fds`]).
 const FDS_PER_PACKET_MAX: usize = 253;
 
-/// Bytes of `cmsghdr`, then the fds.
-const CONTROL_BYTES: usize = (16 + 4 * FDS_PER_PACKET_MAX).next_multiple_of(8);
-
-/// `cmsghdr` wants its alignment.
-#[repr(align(8))]
-pub(crate) struct Control([u8; CONTROL_BYTES]);
+/// Bytes of their control message.
+const CONTROL_BYTES: usize = cmsg_space!(ScmRights(FDS_PER_PACKET_MAX));
 
 /// Buffers that the connections of one thread share.
 pub(crate) struct Scratch {
@@ -38,7 +42,7 @@ pub(crate) struct Scratch {
 /// Where a packet is received.
 pub(crate) struct Inbound {
     bytes: Box<[u8]>,
-    control: Control,
+    control: Box<[MaybeUninit<u8>]>,
 }
 
 impl Inbound {
@@ -52,7 +56,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         inbound: Inbound {
             bytes: vec![0; MESSAGE_BYTES_MAX].into(),
-            control: Control([0; CONTROL_BYTES]),
+            control: vec![MaybeUninit::uninit(); CONTROL_BYTES].into(),
         },
         outbound: Vec::with_capacity(MESSAGE_BYTES_MAX),
     });
@@ -75,80 +79,149 @@ pub(crate) enum Received {
     Violation(Violation, Fds),
 }
 
-/// Receives one packet. Uses tokio's polling form, which takes part in its cooperative budget:
-/// the `async` one does not, and lets one flooding client hold the thread.
-pub(crate) fn poll_receive(
-    socket: &UnixSeqpacket,
-    cx: &mut Context<'_>,
-    into: &mut Inbound,
-) -> Poll<std::io::Result<Received>> {
-    let (info, ancillary) =
-        ready!(socket.poll_recv_with_ancillary(cx, &mut into.bytes, &mut into.control.0))?;
-    let mut fds = Fds::new();
-    if !ancillary.is_empty() {
-        for message in ancillary.into_messages() {
-            if let OwnedAncillaryMessage::FileDescriptors(received) = message {
-                fds.extend(received);
-            }
-        }
-    }
-    let received = if info.bytes_read() == 0 {
-        Received::End(fds)
-    } else if info.truncated() {
-        Received::Violation(Violation::TooLong, fds)
-    } else if info.ancillary_truncated() {
-        Received::Starved(info.bytes_read(), fds)
-    } else if fds.len() > FDS_PER_MESSAGE_MAX {
-        Received::Violation(Violation::FdCount, fds)
-    } else {
-        Received::Packet(info.bytes_read(), fds)
-    };
-    Poll::Ready(Ok(received))
-}
-
-/// Bytes of the control message of as many fds as a reply may carry.
-const SEND_CONTROL_BYTES: usize = (16 + 4 * FDS_PER_MESSAGE_MAX).next_multiple_of(8);
-
-#[repr(align(8))]
-struct SendControl([u8; SEND_CONTROL_BYTES]);
-
 /// A packet the socket had no room for yet.
 pub(crate) struct Unsent {
     pub(crate) bytes: Box<[u8]>,
     pub(crate) fds: Fds,
 }
 
-/// Sends one packet, whole or not at all.
-pub(crate) fn poll_send(
-    socket: &UnixSeqpacket,
-    cx: &mut Context<'_>,
-    bytes: &[u8],
-    fds: &[OwnedFd],
-) -> Poll<std::io::Result<()>> {
-    if fds.is_empty() {
-        return socket.poll_send(cx, bytes).map_ok(|_| ());
+/// A client's socket.
+///
+/// tokio-seqpacket accepts it; from then on it is watched for packets only. Watched for room as
+/// well, as tokio-seqpacket does for good, it would wake the daemon for every reply a client reads,
+/// which is a fifth of what a small request costs. Room is watched for while a reply waits for it.
+pub(crate) struct Socket {
+    /// `None` when it could not be watched any more.
+    fd: Option<AsyncFd<OwnedFd>>,
+    watches_room: bool,
+}
+
+impl Socket {
+    /// Takes over a connection.
+    ///
+    /// # Errors
+    /// The kernel cannot watch it (ENOMEM, ENOSPC).
+    pub(crate) fn new(accepted: UnixSeqpacket) -> io::Result<Self> {
+        let fd = watch(accepted.into(), Interest::READABLE)?;
+        Ok(Self { fd: Some(fd), watches_room: false })
     }
-    let mut control = SendControl([0; SEND_CONTROL_BYTES]);
-    let mut ancillary = AncillaryMessageWriter::new(&mut control.0);
-    ancillary.add_fds(fds.iter())?;
-    let sent = ready!(socket.poll_send_vectored_with_ancillary(
-        cx,
-        &[IoSlice::new(bytes)],
-        &mut ancillary
-    ));
-    match sent {
-        // The kernel counts fds that were sent and not received, per user; clients that leave
-        // theirs lying have used up the daemon's share. The request is refused then.
-        Err(error)
-            if error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error()) =>
-        {
-            match refused(bytes) {
-                Some(refusal) => socket.poll_send(cx, &refusal).map_ok(|_| ()),
-                None => Poll::Ready(Err(error)),
+
+    /// Gives the socket up to be closed; `None` if it is closed.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        self.fd.map(AsyncFd::into_inner)
+    }
+
+    fn watched(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        self.fd.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn watch_room(&mut self, room: bool) -> io::Result<()> {
+        if self.watches_room != room {
+            let interest =
+                if room { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let fd = self.fd.take().ok_or(io::ErrorKind::NotConnected)?.into_inner();
+            self.fd = Some(watch(fd, interest)?);
+            self.watches_room = room;
+        }
+        Ok(())
+    }
+
+    /// Receives one packet. Takes part in tokio's cooperative budget, as every readiness does, so
+    /// that one flooding client cannot hold the thread.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut Inbound,
+    ) -> Poll<io::Result<Received>> {
+        let watched = self.watched()?;
+        loop {
+            let mut ready = ready!(watched.poll_read_ready(cx))?;
+            match receive(watched.get_ref().as_fd(), into) {
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                result => return Poll::Ready(result.map_err(io::Error::from)),
             }
         }
-        other => Poll::Ready(other.map(|_| ())),
     }
+
+    /// Sends one packet, whole or not at all.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        fds: &[OwnedFd],
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match send(self.watched()?.get_ref().as_fd(), bytes, fds) {
+                Err(Errno::AGAIN) => {
+                    self.watch_room(true)?;
+                    // What is cleared was known before; room made since then is news, and wakes.
+                    ready!(self.watched()?.poll_write_ready(cx))?.clear_ready();
+                }
+                Err(Errno::INTR) => {}
+                // The kernel counts fds that were sent and not received, per user; clients that
+                // leave theirs lying have used up the daemon's share. The request is refused then.
+                Err(Errno::TOOMANYREFS) if !fds.is_empty() => {
+                    return match refused(bytes) {
+                        Some(refusal) => self.poll_send(cx, &refusal, &[]),
+                        None => Poll::Ready(Err(Errno::TOOMANYREFS.into())),
+                    };
+                }
+                Err(errno) => return Poll::Ready(Err(errno.into())),
+                Ok(_) => return Poll::Ready(self.watch_room(false)),
+            }
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe because a type may answer another fd each time; OwnedFd does not"
+)]
+fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, interest)
+}
+
+fn receive(socket: BorrowedFd<'_>, into: &mut Inbound) -> Result<Received, Errno> {
+    let mut control = RecvAncillaryBuffer::new(&mut into.control);
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut into.bytes)],
+        &mut control,
+        RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Fds::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            fds.extend(received);
+        }
+    }
+    Ok(if message.bytes == 0 {
+        Received::End(fds)
+    } else if message.flags.contains(ReturnFlags::TRUNC) {
+        Received::Violation(Violation::TooLong, fds)
+    } else if message.flags.contains(ReturnFlags::CTRUNC) {
+        Received::Starved(message.bytes, fds)
+    } else if fds.len() > FDS_PER_MESSAGE_MAX {
+        Received::Violation(Violation::FdCount, fds)
+    } else {
+        Received::Packet(message.bytes, fds)
+    })
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> Result<usize, Errno> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if fds.is_empty() {
+        return rustix::net::send(socket, bytes, flags);
+    }
+    let fds: SmallVec<[BorrowedFd<'_>; FDS_PER_MESSAGE_MAX]> =
+        fds.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::TOOBIG);
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
 }
 
 /// A refusal in place of the given reply.
@@ -158,4 +231,59 @@ fn refused(reply: &[u8]) -> Option<Vec<u8>> {
     let refusal = Refusal::new(Reason::DaemonFds);
     codec::encode_refusal(header.opcode, header.seq, &refusal, &mut bytes).ok()?;
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reply_waits_for_room_and_leaves_when_the_client_reads() {
+        let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
+        let mut ours = Socket::new(ours).expect("it can be watched");
+        let packet = [7; 4096];
+        let sent = poll_fn(|cx| {
+            let mut sent = 0;
+            while ours.poll_send(cx, &packet, &[]).is_ready() {
+                sent += 1;
+            }
+            Poll::Ready(sent)
+        })
+        .await;
+        assert!(sent > 0 && ours.watches_room, "{sent} packets fit");
+        let reader = tokio::spawn(async move {
+            let mut bytes = [0; 8192];
+            for _ in 0..=sent {
+                let info = theirs.recv(&mut bytes).await.expect("a packet");
+                assert_eq!(info.bytes_read(), packet.len());
+            }
+        });
+        let last = poll_fn(|cx| ours.poll_send(cx, &packet, &[]));
+        tokio::time::timeout(Duration::from_secs(30), last).await.expect("woken").expect("sent");
+        assert!(!ours.watches_room, "room is of no interest any more");
+        reader.await.expect("every packet arrived");
+    }
+
+    #[tokio::test]
+    async fn packets_that_came_before_the_socket_was_watched_are_received() {
+        let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
+        theirs.send(&[1; 8]).await.expect("room");
+        theirs.send(&[2; 16]).await.expect("room");
+        let mut ours = Socket::new(ours).expect("it can be watched");
+        for length in [8, 16] {
+            let received =
+                poll_fn(|cx| with_scratch(|scratch| ours.poll_receive(cx, &mut scratch.inbound)))
+                    .await
+                    .expect("a packet");
+            assert!(matches!(received, Received::Packet(bytes, _) if bytes == length));
+            // Changing what is watched loses nothing that is queued.
+            ours.watch_room(true).expect("it can be watched");
+        }
+        drop(theirs);
+        let end = poll_fn(|cx| with_scratch(|scratch| ours.poll_receive(cx, &mut scratch.inbound)));
+        assert!(matches!(end.await, Ok(Received::End(_))));
+    }
 }

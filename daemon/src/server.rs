@@ -17,6 +17,7 @@ use crate::connection::{self, Connection};
 use crate::directory::{Directory, Entry};
 use crate::hands::DeviceHands;
 use crate::limiter::{Limiter, warn_limited};
+use crate::packet::Socket;
 use crate::peer::Peer;
 use crate::socket::Listener;
 use crate::systemd;
@@ -158,6 +159,13 @@ impl<D: Device> Server<D> {
                 return;
             }
         };
+        let socket = match Socket::new(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, "a connection cannot be watched");
+                return;
+            }
+        };
         let limits = &self.config.daemon;
         match self.directory.enter(peer, limits.sessions, limits.sessions_per_uid) {
             Ok(entry) => {
@@ -172,7 +180,9 @@ impl<D: Device> Server<D> {
                     session = "none",
                     "a client of uid {uid} was turned away: {full}"
                 );
-                connection::turn_away(socket);
+                if let Some(socket) = socket.into_fd() {
+                    connection::turn_away(socket);
+                }
             }
         }
     }

@@ -85,7 +85,10 @@ macro_rules! control_messages {
 
         impl<Fd: Serialize> Request<Fd> {
             fn put(&self, out: &mut Vec<u8>) -> Result<(), Violation> {
-                match self { $(control_messages!(@bind $name $request body) => control_messages!(@put $request body out),)* }
+                match self {$(
+                    control_messages!(@bind $name $request body) =>
+                        control_messages!(@put $request body out),
+                )*}
             }
         }
 
@@ -118,7 +121,8 @@ macro_rules! control_messages {
         impl<Fd: Serialize> Reply<Fd> {
             fn put(&self, out: &mut Vec<u8>) -> Result<(), Violation> {
                 match self {
-                    $(control_messages!(@reply_bind $name $reply body) => control_messages!(@put $reply body out),)*
+                    $(control_messages!(@reply_bind $name $reply body) =>
+                        control_messages!(@put $reply body out),)*
                     Reply::Execbuf(reply) => { execbuf::encode_reply(reply, out); Ok(()) }
                 }
             }

@@ -46,7 +46,10 @@ pub mod errno {
 use errno::*;
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $errno:ident, $name:literal, $sentence:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $variant:ident = $code:literal, $errno:ident, $name:literal, $sentence:literal;
+    )*) => {
         /// Why a request was refused. Codes are never reused.
         #[repr(u16)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -66,7 +69,9 @@ macro_rules! reasons {
 
             /// What to do about it, in a sentence.
             #[must_use]
-            pub const fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)* } }
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
 
             /// The reason with this code.
             #[must_use]
@@ -207,7 +212,8 @@ reasons! {
     /// §6
     TooManyEngines = 141, EINVAL, "too-many-engines", "an engine map has at most 64 slots";
     /// §6
-    NoSuchEngine = 142, ENOENT, "no-such-engine", "the device has no engine of that class and instance";
+    NoSuchEngine = 142, ENOENT, "no-such-engine",
+        "the device has no engine of that class and instance";
     /// §6.0–§6.2
     EngineSlotRange = 143, EINVAL, "engine-slot-range", "the slot is not in the engine map";
     /// §6.0
@@ -294,7 +300,8 @@ reasons! {
 
     // 400..: EXECBUF (§13)
     /// §13.1
-    ExecCount = 400, EINVAL, "exec-count", "a submission has at least one and at most the limit's objects";
+    ExecCount = 400, EINVAL, "exec-count",
+        "a submission has at least one and at most the limit's objects";
     /// §13.2
     ExecFlags = 401, EINVAL, "exec-flags", "the submission has flags that do not exist";
     /// §13.3
@@ -321,7 +328,8 @@ reasons! {
     ExecNoSpace = 410, ENOSPC, "exec-no-space",
         "the objects do not fit in the address space, or pinned ones overlap";
     /// §13.2
-    ObjectFlags = 411, EINVAL, "object-flags", "an object has flags that do not exist or do not apply";
+    ObjectFlags = 411, EINVAL, "object-flags",
+        "an object has flags that do not exist or do not apply";
     /// §13.2
     ObjectAlignment = 412, EINVAL, "object-alignment", "an alignment must be a power of two";
     /// §13.2

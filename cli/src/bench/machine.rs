@@ -9,7 +9,8 @@ pub(super) fn notes(cores: &Cores) -> String {
     format!(
         "{machine}
 Round trips: daemon, client and reference pinned to processor {server}; blocking client library.
-Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each client under way.
+Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each \
+client under way.
 Neighbours: daemon on processor {server}, clients on processor {clients}.
 Values are medians over short slices (\"worst\": the maximum); a ratio is a slice against the reference slices around it.
 "
@@ -46,17 +47,36 @@ Machine: {machine}.
     )
 }
 
-/// Processor, number of processors and kernel.
+/// Processor, number of processors, kernel, and how busy it was: other programs do not move a ratio
+/// much, but they do move rates and worst cases.
 fn machine() -> String {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let priority = if is_real_time() { " (run with chrt, ahead of it)" } else { "" };
+    let processors = count_processors();
     let model = first_value("/proc/cpuinfo", "model name");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let profile = if cfg!(debug_assertions) { "an unoptimised build" } else { "release build" };
     format!(
-        "{}, {processors} processors, Linux {}, {profile}",
+        "{}, {processors} processors, Linux {}, {profile}, load average {load}{priority}",
         model.as_deref().unwrap_or("unknown processor"),
         kernel.trim(),
     )
+}
+
+/// Whether this process runs ahead of ordinary ones: field 41 of its stat line is SCHED_FIFO or
+/// SCHED_RR.
+fn is_real_time() -> bool {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is the program's name, which may contain anything but ends with the last ')'.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    matches!(fields.split_whitespace().nth(41 - 3), Some("1" | "2"))
+}
+
+/// Those of the machine; this process is pinned by the time it asks.
+fn count_processors() -> usize {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
 /// The value of the first `key : value` line with this key.

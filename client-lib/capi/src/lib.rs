@@ -1,8 +1,8 @@
 //! `libgpu_broker`: the client library for C.
 //!
 //! Each module holds the functions of one kind of object; `include/gpu_broker.h` is generated from
-//! them and checked in. [`boundary`] is the only way in: every exported function runs inside
-//! [`boundary::call`], which turns errors into negative errnos and panics into `-EIO`, so the
+//! them and checked in. `boundary` is the only way in: every exported function runs inside
+//! `boundary::call`, which turns errors into negative errnos and panics into `-EIO`, so the
 //! calling program never unwinds or dies of us.
 //!
 //! Not here: anything that a C program can do with a file descriptor itself. Fences are fds.

@@ -259,7 +259,14 @@ macro_rules! extension {
     ($module:ident: $body:ty) => {
         mod $module {
             use super::*;
-            mirror! { pub(super) struct Extension { name: u32, flags: u32, rsvd: [u32; 4], body: $body } }
+            mirror! {
+                pub(super) struct Extension {
+                    name: u32,
+                    flags: u32,
+                    rsvd: [u32; 4],
+                    body: $body,
+                }
+            }
         }
     };
 }

@@ -10,7 +10,7 @@ use gpu_broker_protocol::param::{
     CloneFrom, ContextParam, CreateExtension, Extension, clone_flag, create_flag, number,
 };
 use gpu_broker_protocol::{BufferId, ContextId, Reply, Request, VmId};
-use gpu_broker_tests::{Batch, Builder};
+use gpu_broker_tests::{Batch, Builder, Daemon, Raw, RawBuffer};
 
 use super::attack;
 
@@ -168,10 +168,7 @@ fn zero_and_huge_sizes() {
 #[test]
 fn submissions_with_impossible_numbers() {
     attack(Builder::new(), |daemon| {
-        let mut client = daemon.client("numbers");
-        let batch = client.create_buffer(8192);
-        batch.write(0, &Batch::new().end().bytes());
-        let other = client.create_buffer(4096);
+        let (mut client, batch) = client_with_batch(daemon);
         let good = batch.pinned(0x10_0000);
         let plain = ExecbufHead::default();
         let heads = [
@@ -200,6 +197,19 @@ fn submissions_with_impossible_numbers() {
             let refusal = client.execbuf(&head, &[good], &[]).refusal();
             assert_eq!(refusal.errno, EINVAL, "{name}: {}", refusal.sentence);
         }
+        // After all that the one that works still works.
+        let _executed = client.execbuf(&plain, &[good], &[]).executed();
+    });
+}
+
+/// As above, for the objects.
+#[test]
+fn submissions_with_impossible_objects() {
+    attack(Builder::new(), |daemon| {
+        let (mut client, batch) = client_with_batch(daemon);
+        let other = client.create_buffer(4096);
+        let good = batch.pinned(0x10_0000);
+        let plain = ExecbufHead::default();
         let page = 4096;
         let objects: Vec<(&str, Vec<ExecObject>)> = vec![
             ("no object", vec![]),
@@ -241,4 +251,12 @@ fn submissions_with_impossible_numbers() {
         // After all that the one that works still works.
         let _executed = client.execbuf(&plain, &[good], &[]).executed();
     });
+}
+
+/// A session with a batch of two pages that does nothing.
+fn client_with_batch(daemon: &Daemon) -> (Raw, RawBuffer) {
+    let mut client = daemon.client("numbers");
+    let batch = client.create_buffer(8192);
+    batch.write(0, &Batch::new().end().bytes());
+    (client, batch)
 }

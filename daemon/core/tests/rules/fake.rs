@@ -37,6 +37,7 @@ pub(crate) struct Seen {
     pub(crate) signals: Vec<(u64, u64)>,
     pub(crate) patches: Vec<(usize, u64, u64)>,
     pub(crate) want_fence: bool,
+    pub(crate) fence: u64,
 }
 
 /// A context as the device saw it being made.
@@ -93,6 +94,11 @@ impl Device {
 
     pub(crate) fn last_made(&self) -> Made {
         self.made.lock().unwrap().last().cloned().expect("no context was made")
+    }
+
+    /// The fence of the last submission.
+    pub(crate) fn last_fence(&self) -> u64 {
+        self.last_submission().fence
     }
 
     pub(crate) fn signal(&self, fence: u64) {
@@ -258,7 +264,9 @@ impl Hands for Fake {
             Placement::AnyOf(engines) => format!("any of {}", engines.len()),
             Placement::Parallel(engines) => format!("parallel on {}", engines.len()),
         };
+        let fence = self.0.next();
         self.0.submissions.lock().unwrap().push(Seen {
+            fence,
             tag: context.tag,
             slot: submission.slot,
             placement,
@@ -278,7 +286,6 @@ impl Hands for Fake {
             assert!(inside, "a patch at {offset:#x} of object {object}");
         }
         let done = *self.0.done.lock().unwrap();
-        let fence = self.0.next();
         if done.is_some() {
             self.0.signal(fence);
         }

@@ -13,3 +13,4 @@ mod lifecycle;
 mod ops;
 mod params;
 mod rig;
+mod table;

@@ -1,8 +1,6 @@
 //! SETPARAM and GETPARAM: every parameter × proto or live × size × value × privilege × device,
 //! against the errno that the rule table states (written down a second time, from the table alone).
 
-use std::collections::BTreeMap;
-
 use gpu_broker_core::{Capabilities, Privileges};
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::errno::*;
@@ -10,6 +8,7 @@ use gpu_broker_protocol::refusal::errno::*;
 use crate::fake::Event;
 use crate::refused;
 use crate::rig::*;
+use crate::table::Book;
 
 use gpu_broker_core::hands::Update;
 
@@ -26,7 +25,7 @@ fn boolean_size(size: u32) -> Result<(), i32> {
 }
 
 #[expect(clippy::or_fun_call, reason = "the table reads better, and every call is cheap")]
-/// Rule table §4, read row by row. The section it belongs to, and the errno or 0.
+/// Rule table §4, read row by row: the row, and the errno or 0.
 fn table(
     number: u64,
     before: Before,
@@ -41,15 +40,15 @@ fn table(
     let any = |section, answer: Result<(), i32>| (section, answer.err().unwrap_or(0));
     let need = |condition: bool, errno: i32| if condition { Ok(()) } else { Err(errno) };
     match number {
-        0x4 => any("NO_ERROR_CAPTURE", boolean_size(size)),
+        0x4 => any("4/0x4", boolean_size(size)),
         0x5 => any(
-            "BANNABLE",
+            "4/0x5",
             boolean_size(size)
                 .and(need(value != 0 || may.admin, EPERM))
                 .and(need(value != 0 || !before.protected, EPERM)),
         ),
         0x6 => any(
-            "PRIORITY",
+            "4/0x6",
             boolean_size(size)
                 .and(need(caps.has_priority, ENODEV))
                 .and(need((-1023..=1023).contains(&(value as i64)), EINVAL))
@@ -57,35 +56,33 @@ fn table(
         ),
         // A scalar payload: nothing to read where the structure should be.
         0x7 => any(
-            "SSEU",
+            "4/0x7",
             need(size >= 32, EINVAL)
                 .and(need(caps.graphics_version == 11, ENODEV))
                 .and(Err(EFAULT)),
         ),
-        0x8 => {
-            any("RECOVERABLE", boolean_size(size).and(need(value == 0 || !before.protected, EPERM)))
-        }
+        0x8 => any("4/0x8", boolean_size(size).and(need(value == 0 || !before.protected, EPERM))),
         // No VM was made: every id is unknown.
-        0x9 => frozen("VM", boolean_size(size).and(need(caps.full_ppgtt, ENODEV)).and(Err(ENOENT))),
-        0xa => frozen("ENGINES", Err(EFAULT)),
+        0x9 => {
+            frozen("4/0x9", boolean_size(size).and(need(caps.full_ppgtt, ENODEV)).and(Err(ENOENT)))
+        }
+        0xa => frozen("4/0xa", Err(EFAULT)),
         // Persistent is what it is already, where hangs are looked for.
-        0xb if before.live && (value != 0) == caps.hangcheck => {
-            any("PERSISTENCE", boolean_size(size))
-        }
-        0xb if value != 0 => {
-            any("PERSISTENCE", boolean_size(size).and(need(caps.hangcheck, EINVAL)))
-        }
+        0xb if before.live && (value != 0) == caps.hangcheck => any("4/0xb", boolean_size(size)),
+        0xb if value != 0 => any("4/0xb", boolean_size(size).and(need(caps.hangcheck, EINVAL))),
         0xb => any(
-            "PERSISTENCE",
+            "4/0xb",
             boolean_size(size).and(need(caps.has_preemption && caps.has_engine_reset, ENODEV)),
         ),
-        0xd if value == 0 => frozen("PROTECTED_CONTENT", Ok(())),
-        0xd => frozen(
-            "PROTECTED_CONTENT",
-            need(caps.pxp, ENODEV).and(need(!before.recoverable, EPERM)),
-        ),
-        0xe => frozen("LOW_LATENCY", need(caps.guc, EINVAL)),
-        _ => ("removed, read-only, debug only and unknown", EINVAL),
+        0xd if value == 0 => frozen("4/0xd", Ok(())),
+        0xd => frozen("4/0xd", need(caps.pxp, ENODEV).and(need(!before.recoverable, EPERM))),
+        0xe => frozen("4/0xe", need(caps.guc, EINVAL)),
+        0x1 => ("4/0x1", EINVAL),
+        0x2 => ("4/0x2", EINVAL),
+        0x3 => ("4/0x3", EINVAL),
+        0xc => ("4/0xc", EINVAL),
+        0xf => ("4/0xf", EINVAL),
+        _ => ("4/other", EINVAL),
     }
 }
 
@@ -129,8 +126,20 @@ fn context(rig: &Rig, before: Before) -> u32 {
     context
 }
 
-#[test]
-fn every_parameter_state_size_value_and_privilege() {
+/// What GETPARAM tells of a parameter that can be read and written, before anything was set.
+fn initial(number: u64, before: Before, caps: &Capabilities) -> Option<u64> {
+    match number {
+        number::NO_ERROR_CAPTURE | number::PRIORITY => Some(0),
+        number::BANNABLE => Some(1),
+        number::RECOVERABLE => Some(before.recoverable.into()),
+        number::PERSISTENCE => Some(caps.hangcheck.into()),
+        number::PROTECTED_CONTENT => Some(before.protected.into()),
+        _ => None,
+    }
+}
+
+/// Every parameter × state × size × value × privilege × device: errno and effect.
+pub(crate) fn enumerate(book: &mut Book) {
     let sizes = [0, 4, 8, 31, 32, 1024, u32::MAX];
     let values = [
         0,
@@ -144,39 +153,50 @@ fn every_parameter_state_size_value_and_privilege() {
         i64::MIN as u64,
         u64::MAX,
     ];
-    let mut rows: BTreeMap<&str, u32> = BTreeMap::new();
     for (device, caps) in devices() {
         for may in [NOBODY, ADMIN, NICE, ROOT] {
             let rig = rig_with(caps.clone(), may);
+            book.errno("4/lookup", ENOENT, rig.set(77, ContextParam::priority(0)));
             for before in befores(caps.pxp) {
                 for number in (0..=0x10).chain([0x100, u64::MAX]) {
-                    for size in sizes {
-                        for value in values {
-                            let context = context(&rig, before);
-                            let value_of = ParamValue::Scalar(value);
-                            let param = ContextParam { param: number, size, value: value_of };
-                            let result = rig.set(context, param);
-                            let (section, expected) =
-                                table(number, before, size, value, &caps, may);
-                            assert_eq!(
-                                errno(&result),
-                                expected,
-                                "{device}: parameter {number:#x} size {size} value {value:#x} \
-                                 {before:?} {may:?}: {result:?}"
-                            );
-                            *rows.entry(section).or_default() += 1;
-                            assert_eq!(rig.is_live(context), before.live, "SETPARAM materialised");
-                            rig.destroy(context).unwrap();
-                        }
+                    for (size, value) in
+                        sizes.iter().flat_map(|size| values.map(|value| (*size, value)))
+                    {
+                        let value_of = ParamValue::Scalar(value);
+                        let param = ContextParam { param: number, size, value: value_of };
+                        let what = format!("{device}: {param:?} {before:?} {may:?}");
+                        one(book, &rig, before, param, (&caps, may, &what));
                     }
                 }
             }
         }
     }
-    for (section, count) in &rows {
-        println!("§4 {section}: {count} rows");
+}
+
+fn one(
+    book: &mut Book,
+    rig: &Rig,
+    before: Before,
+    param: ContextParam,
+    (caps, may, what): (&Capabilities, Privileges, &str),
+) {
+    let ContextParam { param: number, size, value: ParamValue::Scalar(value) } = param else {
+        panic!("{param:?}")
+    };
+    let context = context(rig, before);
+    let result = rig.set(context, param);
+    let (row, expected) = table(number, before, size, value, caps, may);
+    assert_eq!(errno(&result), expected, "{what}: {result:?}");
+    book.count(row);
+    assert_eq!(rig.is_live(context), before.live, "SETPARAM materialised: {what}");
+    book.count("4/lookup");
+    if let Some(initial) = initial(number, before, caps) {
+        let set = if number == number::PRIORITY { value } else { u64::from(value != 0) };
+        let now = if expected == 0 { set } else { initial };
+        assert_eq!(rig.get(context, number).unwrap(), now, "{what}: the effect");
+        book.count(row);
     }
-    assert_eq!(rows.len(), 11, "a section of the table has no rows: {rows:?}");
+    rig.destroy(context).unwrap();
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use gpu_broker_core::{Capabilities, Executed, Privileges, Registry, Session, SessionLimits, Time};
+use gpu_broker_core::{
+    Capabilities, Executed, Hands as _, Privileges, Registry, Session, SessionLimits, Time,
+};
 use gpu_broker_protocol::execbuf::{
     self, ExecObject, Execbuf, ExecbufHead, ExecbufLists, object_flag,
 };
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::status::{ContextState, ContextStatus};
-use gpu_broker_protocol::{BufferId, ContextId, Refusal, SessionId, VmId};
+use gpu_broker_protocol::syncobj::{self, SyncobjCreate, SyncobjTimelineSignal};
+use gpu_broker_protocol::{BufferId, ContextId, Refusal, SessionId, SyncobjId, VmId};
 
 use crate::fake::{Device, Fake};
 
@@ -112,6 +115,11 @@ pub(crate) fn parallel(
         engines: engines.to_vec(),
     };
     Extension::new(EngineExtension::PARALLEL_SUBMIT, body)
+}
+
+/// Bit 47 repeated in the bits above.
+pub(crate) fn canonical(address: u64) -> u64 {
+    ((address << 16) as i64 >> 16) as u64
 }
 
 /// An object that may lie anywhere.
@@ -229,6 +237,28 @@ impl Rig {
         let mut body = Vec::new();
         execbuf::encode(&head, &lists, &mut body);
         self.session.execbuf(NOW, &Execbuf::decode(&body).unwrap(), fence)
+    }
+
+    pub(crate) fn syncobj(&self, signalled: bool) -> u32 {
+        let flags = if signalled { syncobj::flag::CREATE_SIGNALED } else { 0 };
+        self.session.syncobj_create(&SyncobjCreate { flags }).unwrap().syncobj.0
+    }
+
+    /// A signalled point of a timeline.
+    pub(crate) fn signal(&self, syncobj: u32, point: u64) {
+        let syncobjs = vec![SyncobjId(syncobj)];
+        let request = SyncobjTimelineSignal { syncobjs, points: vec![point], flags: 0 };
+        self.session.syncobj_timeline_signal(&request).unwrap();
+    }
+
+    pub(crate) fn fence_in(&self, syncobj: u32, point: u64) -> Option<u64> {
+        let syncobj = self.session.syncobj(SyncobjId(syncobj)).unwrap();
+        self.session.hands().syncobj_fence(&syncobj, point)
+    }
+
+    /// What the device calls the syncobj.
+    pub(crate) fn serial_of(&self, syncobj: u32) -> u64 {
+        self.session.syncobj(SyncobjId(syncobj)).unwrap().object.serial
     }
 
     /// Runs a batch of one page on slot or ring 0.

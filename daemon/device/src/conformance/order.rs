@@ -43,7 +43,7 @@ pub(crate) fn requests_of_a_slot_run_in_order<D: Device>(rig: &Rig<D>) {
 }
 
 /// A writer that is stuck until `gate` is 1, then stores 7.
-fn stuck_writer<D: Device>(
+pub(crate) fn stuck_writer<D: Device>(
     rig: &Rig<D>,
     context: &Context<D>,
     gate: &Mem<D>,

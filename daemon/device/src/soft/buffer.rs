@@ -87,6 +87,17 @@ impl Quotas {
             reaper: Reaper::start()?,
         }))
     }
+
+    /// Those of a process that may have so many fds of syncobjs.
+    #[cfg(test)]
+    pub(super) fn with_syncobj_fds(count: u64) -> Self {
+        Self {
+            mappings: Quota::mappings(),
+            fds: Quota::fds(),
+            syncobj_fds: Quota::of(count, DeviceError::OutOfFds),
+            reaper: Reaper::start().unwrap(),
+        }
+    }
 }
 
 /// Memory of one session, or of several: the handle. The memory itself goes with its last user.

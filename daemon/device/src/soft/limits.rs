@@ -41,8 +41,14 @@ impl Quota {
         Self::of(limit.map_or(u64::MAX, |limit| limit / 8), DeviceError::OutOfFds)
     }
 
-    fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
+    pub(super) fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
         Arc::new(Self { left: AtomicU64::new(left), refusal })
+    }
+
+    /// How many are left.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Takes one.

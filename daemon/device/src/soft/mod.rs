@@ -8,7 +8,7 @@
 //!   is reported to who waits for that fence, and does not spread to work queued behind it.
 //!
 //! # Locks
-//! In this order: the order of a file, that of the device ([`order`]), a context, a request, then
+//! In this order: the order of a file, that of the device (`order.rs`), a context, a request, then
 //! any one of address space, buffer, syncobj, fence table, engine; and last signals, from one to
 //! what was merged of it. [`EventSink::report`] is called with none held. Completions are reported
 //! from the threads of the engines only, never from inside a call of [`DeviceFile`]; the end of a

@@ -205,6 +205,12 @@ impl Signal {
         merges.into_iter().filter_map(|merge| merge.signalled(errno, &mut Vec::new())).collect()
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn waiters(&self) -> usize {
+        self.lock().list.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -219,3 +219,7 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "syncobj_tests.rs"]
+mod tests;

@@ -113,3 +113,52 @@ impl Table {
         self.sweep_at = 2 * self.by_cookie.len();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn fds_that_nobody_holds_are_given_back() {
+        let (exports, quotas) = (SyncobjExports::default(), Quotas::new().unwrap());
+        let syncobj = Syncobj::new(true);
+        let held = exports.export(&syncobj, &quotas).unwrap();
+        for _ in 0..1000 {
+            exports.export(&Syncobj::new(false), &quotas).unwrap();
+        }
+        let left = exports.lock().by_cookie.len();
+        assert!(left <= 2 * SWEEP_MIN, "{left}");
+        drop(syncobj);
+        let back = exports.import(held.as_fd()).unwrap();
+        assert!(back.fence(0).is_some(), "what somebody holds stays");
+        // A copy in another table of fds counts as well: the description is what is held.
+        let copy = held.try_clone().unwrap();
+        drop(held);
+        exports.lock().sweep();
+        assert_eq!(exports.lock().by_cookie.len(), 1);
+        drop(copy);
+        exports.lock().sweep();
+        assert_eq!(exports.lock().by_cookie.len(), 0);
+    }
+
+    #[test]
+    fn the_limit_makes_room_before_it_refuses() {
+        let (exports, quotas) = (SyncobjExports::default(), Quotas::with_syncobj_fds(3));
+        let syncobj = Syncobj::new(false);
+        let export = || exports.export(&syncobj, &quotas);
+        let mut held: Vec<_> = (0..3).map(|_| export().unwrap()).collect();
+        assert_eq!(export().unwrap_err(), DeviceError::OutOfFds);
+        held.pop();
+        export().unwrap();
+    }
+
+    #[test]
+    fn holders_cannot_fill_the_devices_end() {
+        let (exports, quotas) = (SyncobjExports::default(), Quotas::new().unwrap());
+        let fd = exports.export(&Syncobj::new(false), &quotas).unwrap();
+        let sent = rustix::net::send(&fd, &[0; 64], rustix::net::SendFlags::NOSIGNAL);
+        assert_eq!(sent, Err(rustix::io::Errno::PIPE));
+    }
+}

@@ -21,3 +21,26 @@ mod suite {
 fn files_outlive_their_device_without_effect() {
     conformance::refuses_when_lost(Rig::new(device()));
 }
+
+/// The space of a context and its memory go once, and not before the work that uses them is over.
+#[test]
+fn memory_is_given_back_once_after_the_last_request() {
+    let rig = Rig::new(device());
+    let quotas = Arc::clone(&rig.device.shared.quotas);
+    let left = || (quotas.mappings.left(), quotas.fds.left());
+    let gate = rig.mem();
+    let before = left();
+    let work = {
+        let vm = rig.vm();
+        let (context, _) = rig.context(&vm);
+        let data = rig.mem();
+        let work = conformance::stuck_writer(&rig, &context, &gate, &data);
+        rig.file.close_context(context, false);
+        work
+    };
+    assert_eq!(left(), (before.0 - 2, before.1 - 2), "the data and the batch");
+    gate.set(0, 1);
+    rig.finish(&work);
+    conformance::eventually("all is given back", || left() == before);
+    rig.end();
+}
