@@ -178,6 +178,45 @@ fn what_is_set_while_it_materialises_is_not_lost() {
 }
 
 #[test]
+fn set_and_destroy() {
+    loom::model(|| {
+        let model = Model::new();
+        model.create(7);
+        let setter = spawn(&model, |model| model.set(FIRST, 8));
+        match model.dance.remove(FIRST).unwrap() {
+            Removed::Proto(proto) => assert!(proto.parameter == 7 || proto.parameter == 8),
+            Removed::Live(_) => panic!("setting made it live"),
+        }
+        if let Err(refusal) = setter.join().unwrap() {
+            assert_eq!(refusal.reason, Reason::NoSuchContext);
+        }
+        assert_eq!(model.observe(), [0_u32; 0]);
+        assert!(model.set(FIRST, 9).is_err(), "it came back");
+        model.settle(0..=0);
+    });
+}
+
+#[test]
+fn set_and_destroy_of_a_live_context() {
+    loom::model(|| {
+        let model = Model::new();
+        model.create(7);
+        let held = model.lookup(FIRST).unwrap().live;
+        let setter = spawn(&model, |model| model.set(FIRST, 8));
+        drop(model.dance.remove(FIRST).unwrap());
+        match setter.join().unwrap() {
+            Ok(()) => assert_eq!(held.parameter.load(Relaxed), 8, "what was set is lost"),
+            Err(refusal) => {
+                assert_eq!(refusal.reason, Reason::NoSuchContext);
+                assert_eq!(held.parameter.load(Relaxed), 7);
+            }
+        }
+        drop(held);
+        model.settle(1..=1);
+    });
+}
+
+#[test]
 fn an_id_that_is_used_again_never_names_the_old_context() {
     loom::model(|| {
         let model = Model::new();

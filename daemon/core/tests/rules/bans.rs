@@ -151,3 +151,38 @@ fn a_wedged_device_refuses_work_and_contexts() {
     rig.registry.set_wedged(false);
     rig.run(0, &[object(buffer)]).unwrap();
 }
+
+/// What CLONE was made for: a context that hung is replaced by a fresh one that is like it.
+#[test]
+fn a_banned_context_is_cloned_into_a_fresh_one_that_runs() {
+    let rig = rig();
+    let vm = rig.vm();
+    let nodes = vec![
+        set_node(map_with(&[RCS, EngineId::GAP], vec![balance(1, &[VCS0, VCS1])])),
+        set_node(ContextParam::scalar(number::RECOVERABLE, 0)),
+        set_node(ContextParam::scalar(number::VM, vm.into())),
+        set_node(ContextParam::priority(-3)),
+    ];
+    let lost = rig.create_ext(nodes).unwrap();
+    let buffer = rig.buffer(4096);
+    let objects = [pinned(buffer, 1 << 40)];
+    rig.run(lost, &objects).unwrap();
+    let tag = rig.device.last_submission().tag;
+    rig.session.handle_completion(Time::from_secs(5000), tag, Outcome::Guilty);
+    refused!(ContextBanned, rig.run(lost, &objects));
+    let fresh = rig.create_ext(vec![clone_node(lost, clone_flag::ALL)]).unwrap();
+    rig.destroy(lost).unwrap();
+    assert!(!is_banned(&rig, fresh), "the ban was cloned");
+    // In the address space of the old one nothing moved: the same objects are where they were.
+    assert_eq!(rig.run(fresh, &objects).unwrap(), []);
+    let seen = rig.device.last_submission();
+    assert_eq!((seen.addresses, seen.fresh), (vec![1 << 40], vec![false]));
+    let made = rig.device.made.lock().unwrap().clone();
+    let [_, old, new] = &made[..] else { panic!("{made:?}") };
+    assert_eq!(crate::fake::Made { tag: old.tag, ..new.clone() }, old.clone());
+    let stats = rig.stats(fresh).unwrap();
+    assert_eq!((stats.batch_active, stats.batch_pending), (0, 0), "the history was cloned");
+    // Not recoverable, so the next hang bans again, on its own account.
+    rig.session.handle_completion(Time::from_secs(6000), seen.tag, Outcome::Guilty);
+    refused!(ContextBanned, rig.run(fresh, &objects));
+}

@@ -96,6 +96,11 @@ impl Device {
         self.made.lock().unwrap().last().cloned().expect("no context was made")
     }
 
+    /// Syncobjs that exist.
+    pub(crate) fn syncobjs(&self) -> i64 {
+        self.syncobjs.load(Ordering::Relaxed)
+    }
+
     /// The fence of the last submission.
     pub(crate) fn last_fence(&self) -> u64 {
         self.last_submission().fence

@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bans;
+mod buffers;
 mod clones;
+mod device;
 mod engine_maps;
 mod execbufs;
 mod fake;
@@ -13,4 +15,5 @@ mod lifecycle;
 mod ops;
 mod params;
 mod rig;
+mod syncobjs;
 mod table;

@@ -40,7 +40,7 @@ fn one_object(book: &mut Book) {
         book.errno("13.2/alignment", 0, with_batch(object));
         book.effect(
             "13.2/alignment",
-            rig.device.last_submission().addresses[0] % alignment.max(1) == 0,
+            rig.device.last_submission().addresses[0].is_multiple_of(alignment.max(1)),
         );
     }
     for offset in [1, 4097, 1 << 47, 1 << 63, 0xffff_0000_0000_0000] {
