@@ -15,7 +15,7 @@ use gpu_broker_device::Device;
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{
-    Epitaph, EpitaphCode, FdSlot, Header, Reason, Refusal, Reply, SessionId, Violation,
+    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SessionId, Violation,
 };
 use tokio::time::Sleep;
 
