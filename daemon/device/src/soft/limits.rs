@@ -34,8 +34,14 @@ impl Quota {
         Self::of(limit.map_or(u64::MAX, |limit| limit / 4 * 3), DeviceError::OutOfFds)
     }
 
-    /// Fds of syncobjs, of those above: an eighth of `RLIMIT_NOFILE`. Unlike the others they can
-    /// outlive the session that made them, in the hands of other processes.
+    /// Fds of syncobjs of one file; the protocol promises as many
+    /// (`SYNCOBJ_EXPORTS_PER_SESSION_MAX` there).
+    pub(super) fn syncobj_fds_of_file() -> Arc<Self> {
+        Self::of(256, DeviceError::OutOfFds)
+    }
+
+    /// Fds of syncobjs of all files, of those above: an eighth of `RLIMIT_NOFILE`. Unlike the
+    /// others they can outlive the session that made them, in the hands of other processes.
     pub(super) fn syncobj_fds() -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::of(limit.map_or(u64::MAX, |limit| limit / 8), DeviceError::OutOfFds)
@@ -63,6 +69,12 @@ impl Quota {
             Ok(_) => Ok(Permit(Arc::clone(self))),
             Err(_) => Err(self.refusal.clone()),
         }
+    }
+}
+
+impl Permit {
+    pub(super) fn is_of(&self, quota: &Arc<Quota>) -> bool {
+        Arc::ptr_eq(&self.0, quota)
     }
 }
 

@@ -44,6 +44,7 @@ use gpu_broker_soft_gpu::{ENGINES, TIMESTAMP_HZ};
 use self::buffer::{Quotas, Users};
 use self::context::ContextShared;
 use self::fence_fd::Exports;
+use self::limits::Quota;
 use self::order::{Order, Turn};
 use self::shared::SharedBuffers;
 use self::signal::Signal;
@@ -97,6 +98,7 @@ pub(crate) struct FileShared {
     device: Arc<DeviceShared>,
     events: Arc<dyn EventSink>,
     waits: Arc<Waits>,
+    syncobj_fds: Arc<Quota>,
     /// See [`order`].
     order: Arc<Order>,
 }
@@ -205,7 +207,9 @@ impl Device for SoftDevice {
     fn open(&self, events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
         let waits = Waits::new(Arc::clone(&events));
-        Ok(SoftFile(Arc::new(FileShared { device, events, waits, order: Arc::default() })))
+        let syncobj_fds = Quota::syncobj_fds_of_file();
+        let order = Arc::default();
+        Ok(SoftFile(Arc::new(FileShared { device, events, waits, syncobj_fds, order })))
     }
 
     fn engine_usage(&self) -> Vec<EngineUsage> {
@@ -355,7 +359,8 @@ impl DeviceFile for SoftFile {
     }
 
     fn export_syncobj(&self, syncobj: &Syncobj) -> Result<OwnedFd, DeviceError> {
-        self.0.device.syncobj_exports.export(syncobj, &self.0.device.quotas)
+        let FileShared { device, syncobj_fds, .. } = &*self.0;
+        device.syncobj_exports.export(syncobj, syncobj_fds, &device.quotas)
     }
 
     fn import_syncobj(&self, fd: BorrowedFd<'_>) -> Result<Syncobj, DeviceError> {

@@ -269,9 +269,15 @@ fn enter_objects(
     patched: bool,
     before: &mut Vec<Arc<Signal>>,
 ) {
+    let mut is_patched = vec![false; if patched { submission.objects.len() } else { 0 }];
+    for patch in submission.patches {
+        if let Some(is_patched) = is_patched.get_mut(patch.object) {
+            *is_patched = true;
+        }
+    }
     let objects = || {
-        submission.objects.iter().enumerate().map(|(index, object)| {
-            let patched = patched && submission.patches.iter().any(|patch| patch.object == index);
+        let is_patched = is_patched.iter().copied().chain(std::iter::repeat(false));
+        submission.objects.iter().zip(is_patched).map(|(object, patched)| {
             (&object.buffer.0, object.write || patched, !object.asynchronous || patched)
         })
     };

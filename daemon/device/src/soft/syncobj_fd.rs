@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::buffer::{Quotas, refusal};
-use super::limits::Permit;
+use super::limits::{Permit, Quota};
 use super::syncobj::Syncobj;
 use crate::DeviceError;
 
@@ -35,20 +35,22 @@ struct Table {
 struct Export {
     ours: OwnedFd,
     syncobj: Syncobj,
-    _permits: [Permit; 2],
+    /// Of the file that exported it, of all files, and of all fds.
+    permits: [Permit; 3],
 }
 
 impl SyncobjExports {
-    /// Makes an fd of a syncobj.
+    /// Makes an fd of a syncobj for a file with its own quota `of_file`.
     ///
     /// # Errors
     /// Out of fds.
     pub(super) fn export(
         &self,
         syncobj: &Syncobj,
+        of_file: &Arc<Quota>,
         quotas: &Quotas,
     ) -> Result<OwnedFd, DeviceError> {
-        let permits = self.permits(quotas)?;
+        let permits = self.permits(of_file, quotas)?;
         let os = |errno| refusal(errno, "making an fd of a syncobj");
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
@@ -57,10 +59,11 @@ impl SyncobjExports {
         // Nobody reads what holders might send.
         rustix::net::shutdown(&ours, Shutdown::Read).map_err(os)?;
         let cookie = sockopt::socket_cookie(&theirs).map_err(os)?;
-        let export = Export { ours, syncobj: syncobj.clone(), _permits: permits };
+        let export = Export { ours, syncobj: syncobj.clone(), permits };
         let mut table = self.lock();
         if table.by_cookie.len() >= table.sweep_at.max(SWEEP_MIN) {
-            table.sweep();
+            table.sweep(|_| true);
+            table.sweep_at = 2 * table.by_cookie.len();
         }
         table.by_cookie.insert(cookie, export);
         Ok(theirs)
@@ -78,12 +81,18 @@ impl SyncobjExports {
     }
 
     /// Room for one more, if need be made by looking for fds that nobody holds.
-    fn permits(&self, quotas: &Quotas) -> Result<[Permit; 2], DeviceError> {
-        let take = || Ok([quotas.syncobj_fds.take()?, quotas.fds.take()?]);
-        take().or_else(|_: DeviceError| {
-            self.lock().sweep();
+    fn permits(&self, of_file: &Arc<Quota>, quotas: &Quotas) -> Result<[Permit; 3], DeviceError> {
+        // A file that is at its limit makes nobody else's fds be looked through.
+        let own = of_file.take().or_else(|_| {
+            self.lock().sweep(|export| export.permits[0].is_of(of_file));
+            of_file.take()
+        })?;
+        let take = || Ok((quotas.syncobj_fds.take()?, quotas.fds.take()?));
+        let (of_all, fd) = take().or_else(|_: DeviceError| {
+            self.lock().sweep(|_| true);
             take()
-        })
+        })?;
+        Ok([own, of_all, fd])
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -92,25 +101,25 @@ impl SyncobjExports {
 }
 
 impl Table {
-    /// Drops what no process holds any more: the kernel hangs up on our end then.
-    fn sweep(&mut self) {
+    /// Drops those of `which` that no process holds any more: the kernel hangs up on our end then.
+    fn sweep(&mut self, which: impl Fn(&Export) -> bool) {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ends: Vec<_> = self.by_cookie.iter().collect();
+        let ends: Vec<_> = self.by_cookie.iter().filter(|(_, export)| which(export)).collect();
         let mut fds: Vec<_> =
             ends.iter().map(|(_, end)| PollFd::new(&end.ours, PollFlags::empty())).collect();
         // More fds than the process may have open cannot be in the table; if poll fails
         // nevertheless, nothing is dropped this time.
-        if poll(&mut fds, Some(&now)).is_ok() {
-            let closed = fds.iter().map(|fd| fd.revents().contains(PollFlags::HUP));
-            let closed: Vec<u64> = closed
-                .zip(&ends)
-                .filter_map(|(is_closed, (cookie, _))| is_closed.then_some(**cookie))
-                .collect();
-            for cookie in closed {
-                self.by_cookie.remove(&cookie);
-            }
+        if poll(&mut fds, Some(&now)).is_err() {
+            return;
         }
-        self.sweep_at = 2 * self.by_cookie.len();
+        let closed = fds.iter().map(|fd| fd.revents().contains(PollFlags::HUP));
+        let closed: Vec<u64> = closed
+            .zip(&ends)
+            .filter_map(|(is_closed, (cookie, _))| is_closed.then_some(**cookie))
+            .collect();
+        for cookie in closed {
+            self.by_cookie.remove(&cookie);
+        }
     }
 }
 
@@ -123,10 +132,11 @@ mod tests {
     #[test]
     fn fds_that_nobody_holds_are_given_back() {
         let (exports, quotas) = (SyncobjExports::default(), Quotas::new().unwrap());
+        let file = || Quota::of(u64::MAX, DeviceError::OutOfFds);
         let syncobj = Syncobj::new(true);
-        let held = exports.export(&syncobj, &quotas).unwrap();
+        let held = exports.export(&syncobj, &file(), &quotas).unwrap();
         for _ in 0..1000 {
-            exports.export(&Syncobj::new(false), &quotas).unwrap();
+            exports.export(&Syncobj::new(false), &file(), &quotas).unwrap();
         }
         let left = exports.lock().by_cookie.len();
         assert!(left <= 2 * SWEEP_MIN, "{left}");
@@ -136,28 +146,36 @@ mod tests {
         // A copy in another table of fds counts as well: the description is what is held.
         let copy = held.try_clone().unwrap();
         drop(held);
-        exports.lock().sweep();
+        exports.lock().sweep(|_| true);
         assert_eq!(exports.lock().by_cookie.len(), 1);
         drop(copy);
-        exports.lock().sweep();
+        exports.lock().sweep(|_| true);
         assert_eq!(exports.lock().by_cookie.len(), 0);
     }
 
     #[test]
-    fn the_limit_makes_room_before_it_refuses() {
-        let (exports, quotas) = (SyncobjExports::default(), Quotas::with_syncobj_fds(3));
-        let syncobj = Syncobj::new(false);
-        let export = || exports.export(&syncobj, &quotas);
-        let mut held: Vec<_> = (0..3).map(|_| export().unwrap()).collect();
-        assert_eq!(export().unwrap_err(), DeviceError::OutOfFds);
-        held.pop();
-        export().unwrap();
+    fn limits_make_room_before_they_refuse() {
+        for (of_file, of_all) in [(3, 100), (100, 3)] {
+            let exports = SyncobjExports::default();
+            let quotas = Quotas::with_syncobj_fds(of_all);
+            let file = Quota::of(of_file, DeviceError::OutOfFds);
+            let syncobj = Syncobj::new(false);
+            let export = || exports.export(&syncobj, &file, &quotas);
+            let mut held: Vec<_> = (0..3).map(|_| export().unwrap()).collect();
+            assert_eq!(export().unwrap_err(), DeviceError::OutOfFds);
+            held.pop();
+            held.push(export().unwrap());
+            let other = Quota::of(1, DeviceError::OutOfFds);
+            let others = exports.export(&syncobj, &other, &quotas);
+            assert_eq!(others.is_ok(), of_all > 3, "a file's limit is its own");
+        }
     }
 
     #[test]
     fn holders_cannot_fill_the_devices_end() {
         let (exports, quotas) = (SyncobjExports::default(), Quotas::new().unwrap());
-        let fd = exports.export(&Syncobj::new(false), &quotas).unwrap();
+        let file = Quota::syncobj_fds_of_file();
+        let fd = exports.export(&Syncobj::new(false), &file, &quotas).unwrap();
         let sent = rustix::net::send(&fd, &[0; 64], rustix::net::SendFlags::NOSIGNAL);
         assert_eq!(sent, Err(rustix::io::Errno::PIPE));
     }
