@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::attack;
 
 /// Fds that are no fences, each with its name.
-fn no_fences(client: &Raw) -> Vec<(&'static str, OwnedFd)> {
+pub(super) fn no_fences(client: &Raw) -> Vec<(&'static str, OwnedFd)> {
     let open = |path: &str, flags: OFlags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("it exists")
     };

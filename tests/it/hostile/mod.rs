@@ -6,6 +6,7 @@ mod crowds;
 mod fds;
 mod objects;
 mod readers;
+mod sync;
 mod wire;
 
 use gpu_broker_tests::{Builder, Daemon, Witness};

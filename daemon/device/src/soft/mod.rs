@@ -167,6 +167,7 @@ impl Drop for SoftFile {
     /// Waits of a session that is gone end here; requests go on.
     fn drop(&mut self) {
         self.0.waits.unwatch_all();
+        self.0.device.syncobj_exports.file_closed(&self.0.syncobj_fds);
     }
 }
 

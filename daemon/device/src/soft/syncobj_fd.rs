@@ -80,6 +80,15 @@ impl SyncobjExports {
         Ok(export.syncobj.clone())
     }
 
+    /// A file is closed: drops what it exported and nobody holds any more. What others hold is
+    /// left to later looks.
+    pub(super) fn file_closed(&self, of_file: &Arc<Quota>) {
+        // Each export holds a permit, and the permit the quota.
+        if Arc::strong_count(of_file) > 1 {
+            self.lock().sweep(|export| export.permits[0].is_of(of_file));
+        }
+    }
+
     /// Room for one more, if need be made by looking for fds that nobody holds.
     fn permits(&self, of_file: &Arc<Quota>, quotas: &Quotas) -> Result<[Permit; 3], DeviceError> {
         // A file that is at its limit makes nobody else's fds be looked through.
