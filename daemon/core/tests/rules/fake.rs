@@ -110,7 +110,7 @@ impl Device {
         self.signalled.lock().unwrap().insert(fence);
     }
 
-    fn has_signalled(&self, fence: u64) -> bool {
+    pub(crate) fn has_signalled(&self, fence: u64) -> bool {
         self.signalled.lock().unwrap().contains(&fence)
     }
 

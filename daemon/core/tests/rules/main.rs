@@ -10,7 +10,6 @@ mod device;
 mod engine_maps;
 mod execbufs;
 mod fake;
-mod history;
 mod lifecycle;
 mod ops;
 mod params;
