@@ -87,7 +87,7 @@ impl Sim {
     }
 }
 
-use Progress::{Ended as End, Faulted, Preemptible, Running, Stalled, Waiting};
+use Progress::{Ended as End, Faulted, Held, Preemptible, Running, Stalled, Waiting};
 
 #[test]
 fn jobs_run_by_priority_then_in_order() {
@@ -234,6 +234,17 @@ fn waiting_counts_towards_the_time_limit() {
 }
 
 #[test]
+fn a_held_job_leaves_the_engine_and_the_time_is_not_its_own() {
+    let mut sim = Sim::new();
+    let held = vec![(0, Held); 30_000];
+    sim.submit(Script::new(1, &held), 0);
+    sim.submit(Script::new(2, &[]), -1);
+    sim.run();
+    assert_eq!(sim.over, [(2, Ended::Itself), (1, Ended::Itself)]);
+    assert!(sim.now > Limits::default().request_ns, "{} ns", sim.now);
+}
+
+#[test]
 fn cancelling_ends_jobs_wherever_they_are() {
     let mut sim = Sim::new();
     let waiting = sim.submit(Script::forever(1, (0, Waiting)), 3);
@@ -326,7 +337,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let turn = (0..3 * MS, 0..6u8);
+    let turn = (0..3 * MS, 0..7u8);
     prop_oneof![
         (-2..3, prop::collection::vec(turn, 0..6))
             .prop_map(|(priority, turns)| Op::Submit { priority, turns }),
@@ -359,7 +370,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Submit { priority, turns } => {
-                    let progress = [Running, Preemptible, Waiting, Stalled, End, Faulted];
+                    let progress = [Running, Preemptible, Waiting, Stalled, Held, End, Faulted];
                     let turns: Vec<_> = turns
                         .into_iter()
                         .map(|(ns, kind)| (ns, progress[usize::from(kind)]))
