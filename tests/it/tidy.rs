@@ -271,14 +271,15 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or(line)
 }
 
-/// Whether the keyword stands alone in the line, not as a part of a lint's name or of a word.
+/// Whether the line has the keyword as code has it: before a block or an item, or in an attribute.
 fn uses(line: &str, keyword: &str) -> bool {
     let part_of_word = |character: char| character.is_alphanumeric() || character == '_';
     line.match_indices(keyword).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + keyword.len()..].chars().next();
-        let quoted = before == Some('"') || after == Some('"');
-        !quoted && !before.is_some_and(part_of_word) && !after.is_some_and(part_of_word)
+        let after = &line[at + keyword.len()..];
+        let code = ["{", "fn ", "impl ", "extern ", "trait "];
+        !line[..at].ends_with(part_of_word)
+            && (after.starts_with('(')
+                || code.iter().any(|next| after.trim_start().starts_with(next)))
     })
 }
 
@@ -287,4 +288,15 @@ fn the_test_module_does_not_count() {
     let text = "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\n";
     assert_eq!(lines_without_tests(text), 2);
     assert_eq!(lines_without_tests("fn a() {}\nmod tests {\n}\n"), 3);
+}
+
+#[test]
+fn the_keyword_is_told_from_the_word() {
+    let keyword = concat!("un", "safe");
+    for used in ["let x = KEY { 1 };", "pub KEY fn f()", "KEY impl Send", "#[KEY(no_mangle)]"] {
+        assert!(uses(&used.replace("KEY", keyword), keyword), "{used}");
+    }
+    for said in ["KEY_code = \"deny\"", "\"it is KEY because\"", "call_KEY {", "KEYty {"] {
+        assert!(!uses(&said.replace("KEY", keyword), keyword), "{said}");
+    }
 }

@@ -12,7 +12,8 @@ Round trips: daemon, client and reference pinned to processor {server}; blocking
 Rates: daemon on processor {server}; one thread on processor {clients} keeps one request of each \
 client under way.
 Neighbours: daemon on processor {server}, clients on processor {clients}.
-Values are medians over short slices (\"worst\": the maximum); a ratio is a slice against the reference slices around it.
+Values are medians over short slices (\"worst\": the maximum); a ratio is a slice against the \
+reference slices around it.
 "
     )
 }
