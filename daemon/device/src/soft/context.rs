@@ -99,7 +99,7 @@ impl ContextShared {
             ContextUpdate::Priority(priority) => {
                 self.priority.store(priority, Ordering::Relaxed);
                 for request in self.requests() {
-                    request.set_priority(priority);
+                    request.priority_changed();
                 }
             }
             ContextUpdate::Recoverable(value) => self.recoverable.store(value, Ordering::Relaxed),

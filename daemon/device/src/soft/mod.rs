@@ -21,6 +21,7 @@ mod context;
 mod fault;
 mod fence;
 mod fence_fd;
+mod inherit;
 mod limits;
 mod order;
 mod reaper;

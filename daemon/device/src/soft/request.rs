@@ -1,7 +1,7 @@
 //! Requests that did not complete on the spot: from their dependencies to their completion.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use gpu_broker_soft_gpu::Streamer;
 use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
@@ -46,6 +46,8 @@ pub(super) struct Request {
     begun: AtomicBool,
     /// Dependencies not met, and one for whoever registers them.
     dependencies: AtomicUsize,
+    /// The dependencies, for [`super::inherit`]; set once they are registered.
+    sources: OnceLock<Vec<Weak<Signal>>>,
     flow: Mutex<Flow>,
 }
 
@@ -105,8 +107,34 @@ impl Request {
             arrived: AtomicU64::new(0),
             begun: AtomicBool::new(false),
             dependencies: AtomicUsize::new(1),
+            sources: OnceLock::new(),
             flow: Mutex::new(flow),
         })
+    }
+
+    /// Its context's priority, or that of somebody who waits for it.
+    pub(super) fn priority(&self) -> i32 {
+        self.context.priority().max(self.signal.lent())
+    }
+
+    /// Its signal was lent a priority. False if that makes no difference.
+    pub(super) fn rise(&self, priority: i32) -> bool {
+        let rises = self.context.priority() < priority;
+        if rises {
+            self.priority_changed();
+        }
+        rises
+    }
+
+    /// Remembers what it waits for.
+    pub(super) fn waits_for(&self, sources: Vec<Weak<Signal>>) {
+        // Set once only, by whoever enters the request.
+        let _ = self.sources.set(sources);
+    }
+
+    /// Adds what it waits for and what is not over.
+    pub(super) fn add_sources(&self, to: &mut Vec<Arc<Signal>>) {
+        to.extend(self.sources.get().into_iter().flatten().filter_map(Weak::upgrade));
     }
 
     /// One dependency more; not after the request may have been launched.
@@ -145,7 +173,7 @@ impl Request {
             if flow.cancelled {
                 return Err(Outcome::Cancelled);
             }
-            match gpu.engines()[engine].queue(job, self.context.priority()) {
+            match gpu.engines()[engine].queue(job, self.priority()) {
                 Ok(key) => flow.jobs.push((engine, key)),
                 Err(_stopped) => {
                     // The engine stopped, and so have the others: the parts queued before this one
@@ -174,7 +202,7 @@ impl Request {
         self.signal.begin(&mut Vec::new());
         let mut flow = self.lock();
         let job = Job { work: Arc::<Self>::clone(self), part: 0, streamer };
-        match unfinished.queue(job, self.context.priority()) {
+        match unfinished.queue(job, self.priority()) {
             Ok(key) => flow.jobs.push((engine, key)),
             Err(_stopped) => return Err(Outcome::Cancelled),
         }
@@ -192,8 +220,12 @@ impl Request {
         }
     }
 
-    pub(super) fn set_priority(&self, priority: i32) {
-        for (engine, key) in &self.lock().jobs {
+    /// Takes its place among the jobs of its engines anew. If it is just being queued, its lock
+    /// sees to it that either this finds the jobs, or they are queued with the new priority.
+    pub(super) fn priority_changed(&self) {
+        let flow = self.lock();
+        let priority = self.priority();
+        for (engine, key) in &flow.jobs {
             self.context.file.device.gpu.engines()[*engine].set_priority(*key, priority);
         }
     }

@@ -30,12 +30,17 @@ pub(super) struct Signal {
     /// What a merge is of. Weak: what has fired is not kept for the sake of later points of a
     /// timeline.
     sources: Option<[Weak<Self>; 2]>,
+    /// Highest priority of those who wait: see [`super::inherit`].
+    lent: AtomicI32,
     waiters: Mutex<Waiters>,
 }
 
 /// What the lock of a signal protects.
 #[derive(Debug, Default)]
 struct Waiters {
+    /// The request, unless this is of a merge. Given up when it completes: a signal may be kept for
+    /// long, and must not keep a request's memory.
+    request: Weak<Request>,
     list: Vec<Waiter>,
     /// Length of the list at which it is next looked through.
     prune_at: usize,
@@ -100,12 +105,38 @@ impl Signal {
 
     fn with(timeline: u64, serial: u64, classes: u16, sources: Option<[Weak<Self>; 2]>) -> Self {
         let state = AtomicI32::new(PENDING);
-        Self { state, timeline, serial, classes, sources, waiters: Mutex::default() }
+        let lent = AtomicI32::new(i32::MIN);
+        Self { state, timeline, serial, classes, sources, lent, waiters: Mutex::default() }
     }
 
     /// `None` while pending, then 0 or a positive errno.
     pub(super) fn state(&self) -> Option<i32> {
         Some(self.state.load(Ordering::Acquire)).filter(|state| *state != PENDING)
+    }
+
+    /// Says whose completion it is.
+    pub(super) fn belong_to(&self, request: &Arc<Request>) {
+        self.lock().request = Arc::downgrade(request);
+    }
+
+    /// The request, while it is not over; never of a merge.
+    pub(super) fn request(&self) -> Option<Arc<Request>> {
+        self.lock().request.upgrade()
+    }
+
+    /// What a merge is of, as far as it is pending.
+    pub(super) fn sources(&self) -> impl Iterator<Item = Arc<Self>> {
+        self.sources.iter().flatten().filter_map(Weak::upgrade)
+    }
+
+    /// The highest priority of those who wait for it.
+    pub(super) fn lent(&self) -> i32 {
+        self.lent.load(Ordering::Acquire)
+    }
+
+    /// Somebody of this priority waits. False if somebody of it did already.
+    pub(super) fn lend(&self, priority: i32) -> bool {
+        self.lent.fetch_max(priority, Ordering::AcqRel) < priority
     }
 
     pub(super) const fn classes(&self) -> u16 {
@@ -189,6 +220,7 @@ impl Signal {
             for (signal, errno) in order.into_iter().rev() {
                 let mut waiters = signal.lock();
                 signal.state.store(errno, Ordering::Release);
+                waiters.request = Weak::new();
                 told.extend(waiters.list.drain(..).map(|waiter| (waiter, errno)));
             }
             // Merges that were made in this moment may be among the waiters.

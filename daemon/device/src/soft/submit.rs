@@ -9,6 +9,7 @@ use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 use super::context::{ContextShared, ContextState};
 use super::fault::outcome_of;
 use super::fence::Fence;
+use super::inherit;
 use super::order::Turn;
 use super::request::{PARTS_MAX, Parts, Patched, Request, Where, errno_of};
 use super::signal::{EIO, Signal, Waiter};
@@ -100,6 +101,7 @@ fn enter_or_run(
     };
     let request = enter(context, &mut state, submission, (space, patches), place);
     drop(state);
+    inherit::lend(&request);
     let launched = match begun {
         Some(begun) => request.go_on(begun.unfinished, begun.engine, begun.streamer),
         None if request.dependency_met() => request.launch(),
@@ -251,12 +253,17 @@ fn enter(
             request.dependency_met();
         }
     };
+    let mut sources = Vec::with_capacity(before.len());
     for signal in before {
         depend(&signal, Waiter::Request(Arc::clone(&request)));
+        sources.push(Arc::downgrade(&signal));
     }
     for signal in submission.along.iter().filter_map(Fence::pending).flat_map(Signal::not_begun) {
         depend(&signal, Waiter::Start(Arc::clone(&request)));
+        sources.push(Arc::downgrade(&signal));
     }
+    request.waits_for(sources);
+    request.signal.belong_to(&request);
     request
 }
 
