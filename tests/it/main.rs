@@ -6,6 +6,8 @@ mod cli;
 mod client;
 mod corpus;
 mod daemon;
+mod engines;
 mod hostile;
 mod python;
+mod simulation;
 mod tidy;

@@ -49,6 +49,13 @@ impl Batch {
         self.raw(&[0x1700_0003, to_low, to_high, from_low, from_high])
     }
 
+    /// MI_ATOMIC: adds 1 to a dword.
+    #[must_use]
+    pub fn increment(self, address: u64) -> Self {
+        let (low, high) = halves(address);
+        self.raw(&[0x1780_0501, low, high])
+    }
+
     /// MI_LOAD_REGISTER_MEM.
     #[must_use]
     pub fn load_register(self, register: u32, from: u64) -> Self {
