@@ -6,7 +6,7 @@
 //! them with the handle, so a session that imports a buffer starts with the defaults.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gpu_broker_protocol::limits::PAGE_BYTES;
 use gpu_broker_protocol::message::{BufferCreate, BufferCreated};
@@ -20,7 +20,6 @@ use gpu_broker_protocol::{BufferId, Reason, Refusal};
 use crate::hands::Hands;
 use crate::memory::{Memory, Vm};
 use crate::session::Session;
-use crate::sync::Mutex;
 
 /// Kernel's ENOTSUP for what newer devices lost.
 const EOPNOTSUPP: i32 = 95;
@@ -33,14 +32,36 @@ pub(crate) struct Buffer<H: Hands> {
     /// Number of the last submission that named it, so that one which names it twice is found
     /// without a set.
     pub(crate) last_submission: AtomicU64,
-    modes: Mutex<Modes>,
+    /// [`Modes`] in one word: a submission reads each of its buffers from memory, so they are kept
+    /// small.
+    modes: AtomicU64,
 }
 
 /// What is only remembered.
 #[derive(Clone, Copy)]
 struct Modes {
+    /// A mode of `caching`.
     caching: u32,
-    tiling: Tiling,
+    /// A mode of `tiling`.
+    tiling: u32,
+    /// Bytes of a row; 0 without tiles.
+    stride: u32,
+}
+
+impl Modes {
+    /// As clients are told. From version 8 on no address bits are swizzled.
+    fn tiling(self) -> Tiling {
+        Tiling { mode: self.tiling, stride: self.stride, swizzle: 0 }
+    }
+
+    fn to_word(self) -> u64 {
+        u64::from(self.stride) << 32 | u64::from(self.tiling) << 8 | u64::from(self.caching)
+    }
+
+    fn from_word(word: u64) -> Self {
+        let [caching, tiling, _, _, stride @ ..] = word.to_le_bytes();
+        Self { caching: caching.into(), tiling: tiling.into(), stride: u32::from_le_bytes(stride) }
+    }
 }
 
 /// Bytes of a row of a tile: what a stride must be a multiple of.
@@ -48,8 +69,6 @@ const X_ROW_BYTES: u32 = 512;
 const Y_ROW_BYTES: u32 = 128;
 /// Largest stride, in units of 128 bytes, that a fence register holds from version 7 on.
 const PITCH_MAX: u32 = 0x800;
-/// No tiles. From version 8 on no address bits are swizzled either.
-const LINEAR: Tiling = Tiling { mode: tiling::NONE, stride: 0, swizzle: 0 };
 
 /// Domains of the CPU are everything else.
 const GPU_DOMAINS: u32 = 0x3e;
@@ -57,9 +76,24 @@ const GPU_DOMAINS: u32 = 0x3e;
 const SYSTEM: EngineId = EngineId { class: 0, instance: 0 };
 
 impl<H: Hands> Buffer<H> {
-    fn new(device: H::Buffer, size: u64, caching: u32) -> Arc<Self> {
-        let modes = Mutex::new(Modes { caching, tiling: LINEAR });
+    fn new(device: H::Buffer, size: u64) -> Arc<Self> {
+        let modes = Modes { caching: caching::CACHED, tiling: tiling::NONE, stride: 0 };
+        let modes = AtomicU64::new(modes.to_word());
         Arc::new(Self { device, size, last_submission: AtomicU64::new(0), modes })
+    }
+
+    fn modes(&self) -> Modes {
+        Modes::from_word(self.modes.load(Ordering::Relaxed))
+    }
+
+    fn change_modes(&self, change: impl Fn(&mut Modes)) {
+        let changed = |word| {
+            let mut modes = Modes::from_word(word);
+            change(&mut modes);
+            Some(modes.to_word())
+        };
+        // The closure always answers `Some`, so there is no error to look at.
+        let _ = self.modes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
     }
 }
 
@@ -113,7 +147,7 @@ impl<H: Hands> Session<H> {
         device: H::Buffer,
         size: u64,
     ) -> Result<BufferCreated, Refusal> {
-        let buffer = Buffer::new(device, size, caching::CACHED);
+        let buffer = Buffer::new(device, size);
         let id = memory.insert_buffer(buffer)?;
         Ok(BufferCreated { buffer: id, size })
     }
@@ -223,7 +257,7 @@ impl<H: Hands> Session<H> {
                 return Err(Refusal::new(Reason::BufferCaching).with_detail(other.to_string()));
             }
         };
-        self.find_buffer(request.buffer)?.modes.lock().caching = mode;
+        self.find_buffer(request.buffer)?.change_modes(|modes| modes.caching = mode);
         Ok(())
     }
 
@@ -236,7 +270,7 @@ impl<H: Hands> Session<H> {
         if self.caps.discrete {
             return Err(Reason::BufferUnsupported.into());
         }
-        let caching = self.find_buffer(buffer)?.modes.lock().caching;
+        let caching = self.find_buffer(buffer)?.modes().caching;
         Ok(Caching { caching })
     }
 
@@ -249,8 +283,8 @@ impl<H: Hands> Session<H> {
         let buffer = self.find_buffer(request.buffer)?;
         let row = match request.mode {
             tiling::NONE => {
-                buffer.modes.lock().tiling = LINEAR;
-                return Ok(LINEAR);
+                buffer.change_modes(|modes| (modes.tiling, modes.stride) = (tiling::NONE, 0));
+                return Ok(buffer.modes().tiling());
             }
             tiling::X => X_ROW_BYTES,
             tiling::Y => Y_ROW_BYTES,
@@ -262,9 +296,8 @@ impl<H: Hands> Session<H> {
         if stride == 0 || !stride.is_multiple_of(row) || stride / 128 > PITCH_MAX {
             return Err(Refusal::new(Reason::BufferTiling).with_detail(format!("stride {stride}")));
         }
-        let set = Tiling { mode: request.mode, stride, swizzle: 0 };
-        buffer.modes.lock().tiling = set;
-        Ok(set)
+        buffer.change_modes(|modes| (modes.tiling, modes.stride) = (request.mode, stride));
+        Ok(buffer.modes().tiling())
     }
 
     /// i915 GEM_GET_TILING.
@@ -272,7 +305,7 @@ impl<H: Hands> Session<H> {
     /// # Errors
     /// ENOENT for an unknown handle.
     pub fn buffer_get_tiling(&self, buffer: BufferId) -> Result<Tiling, Refusal> {
-        Ok(self.find_buffer(buffer)?.modes.lock().tiling)
+        Ok(self.find_buffer(buffer)?.modes().tiling())
     }
 
     /// i915 GEM_MADVISE. Memory is never taken back, so it is always retained.

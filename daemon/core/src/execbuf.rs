@@ -58,7 +58,7 @@ impl<H: Hands> Session<H> {
         in_fence: Option<H::Fence>,
     ) -> Result<Executed<H::Fence>, Refusal> {
         self.check_request(request)?;
-        let fences = self.gather_fences(request, in_fence)?;
+        let mut fences = self.gather_fences(request, in_fence)?;
         let found = self.lookup(request.context(), MaterialisedBy::Execbuf)?;
         let live = &*found.live;
         let selected = select(&self.caps, live.engines.as_deref(), request.head.flags, self.video)?;
@@ -66,7 +66,7 @@ impl<H: Hands> Session<H> {
         if self.registry.is_wedged() {
             return Err(Reason::DeviceWedged.into());
         }
-        let (submitted, offsets) = self.place_and_submit(live, selected, request, fences)?;
+        let (submitted, offsets) = self.place_and_submit(live, selected, request, &mut fences)?;
         self.after_submit(now, live, submitted.done);
         let wanted = request.head.flags & flag::FENCE_OUT != 0;
         let fence = submitted.fence.filter(|_| wanted);
@@ -108,7 +108,7 @@ impl<H: Hands> Session<H> {
         live: &Live<H>,
         selected: Selected<'_>,
         request: &Execbuf<'_>,
-        fences: Fences<H>,
+        fences: &mut Fences<H>,
     ) -> Result<(Submitted<H::Fence>, Vec<u64>), Refusal> {
         let mut memory = self.memory.lock();
         memory.submission += 1;
@@ -134,7 +134,7 @@ impl<H: Hands> Session<H> {
         let submitted = submit(live, selected, &objects, &patches, fences)?;
         objects.submitted(&mut space);
         in_flight.keep();
-        self.submissions.fetch_add(1, Ordering::Relaxed);
+        memory.submissions = memory.submissions.saturating_add(1);
         Ok((submitted, offsets))
     }
 
@@ -186,9 +186,9 @@ fn submit<H: Hands>(
     selected: Selected<'_>,
     objects: &Objects<'_, H>,
     patches: &[Patch],
-    fences: Fences<H>,
+    fences: &mut Fences<H>,
 ) -> Result<Submitted<H::Fence>, Refusal> {
-    let Fences { mut after, along, signals } = fences;
+    let Fences { after, along, signals } = fences;
     // Held until the submission is queued: contexts that share the timeline take turns.
     let mut timeline = live.timeline.as_ref().map(|timeline| timeline.last.lock());
     if let Some(last) = &timeline {
@@ -209,9 +209,9 @@ fn submit<H: Hands>(
         placement: selected.placement,
         batches,
         objects: &objects.list,
-        after: &after,
-        along: &along,
-        signals: &signals,
+        after,
+        along,
+        signals,
         patches,
         want_fence: objects.request.head.flags & flag::FENCE_OUT != 0 || timeline.is_some(),
     };

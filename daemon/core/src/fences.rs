@@ -15,6 +15,8 @@ use crate::hands::Hands;
 use crate::session::Session;
 use crate::syncobj::Syncobjs;
 
+/// Most submissions have none of these.
+const ANY: u64 = flag::USE_EXTENSIONS | flag::FENCE_ARRAY | flag::FENCE_IN | flag::FENCE_SUBMIT;
 /// Name of TIMELINE_FENCES.
 const TIMELINE_FENCES: u32 = 0;
 
@@ -33,6 +35,7 @@ impl<H: Hands> Session<H> {
     /// EINVAL for an extension chain beside an array, for fences of an array that are not as many
     /// as cliprects, and for two in-fences or the one that is missing; what the chain and the
     /// entries say.
+    #[inline]
     pub(crate) fn gather_fences(
         &self,
         request: &Execbuf<'_>,
@@ -40,6 +43,9 @@ impl<H: Hands> Session<H> {
     ) -> Result<Fences<H>, Refusal> {
         let flags = request.head.flags;
         let mut fences = Fences { after: Vec::new(), along: Vec::new(), signals: Vec::new() };
+        if flags & ANY == 0 {
+            return Ok(fences);
+        }
         if flags & (flag::USE_EXTENSIONS | flag::FENCE_ARRAY) != 0 {
             self.gather_syncobjs(request, &mut fences)?;
         }

@@ -85,8 +85,8 @@ pub(crate) struct Objects<'a, H: Hands> {
     pub(crate) list: Vec<Object<'a, H::Buffer>>,
     memory: &'a Memory<H>,
     pub(crate) request: &'a Execbuf<'a>,
-    /// Some object has relocations.
-    pub(crate) relocated: bool,
+    /// The objects' counts of relocations, or-ed: 0 if no object has any.
+    pub(crate) relocations: u32,
     /// How many have no address yet.
     misplaced: usize,
     /// Bytes of the first batch.
@@ -110,7 +110,7 @@ impl<'a, H: Hands> Objects<'a, H> {
     ) -> Result<Self, Refusal> {
         let list = Vec::with_capacity(request.object_count());
         let mut objects =
-            Self { list, memory, request, relocated: false, misplaced: 0, batch_length: 0, width };
+            Self { list, memory, request, relocations: 0, misplaced: 0, batch_length: 0, width };
         let batches = objects.batches();
         for (index, object) in request.objects().enumerate() {
             let Some(buffer) = memory.buffers.get(object.handle) else {
@@ -125,7 +125,7 @@ impl<'a, H: Hands> Objects<'a, H> {
             if batches.contains(&index) {
                 objects.batch_length = batch_range(request, &object, buffer.size)?;
             }
-            objects.relocated |= object.relocation_count != 0;
+            objects.relocations |= object.relocation_count;
             let place = space.in_place(&want(&object, buffer.size));
             objects.misplaced += usize::from(place.is_none());
             objects.list.push(Object {

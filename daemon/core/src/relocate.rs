@@ -30,12 +30,18 @@ impl<H: Hands> Objects<'_, H> {
     /// than came; ENOENT for a target that is not among the objects; EINVAL for domains that are
     /// not one of the GPU's; where the address presumed is not the target's, EINVAL for an offset
     /// outside the object or not a multiple of 4.
+    #[inline]
     pub(crate) fn relocate(&mut self, moved: bool) -> Result<Vec<Patch>, Refusal> {
+        let skipped = self.request.head.flags & flag::NO_RELOC != 0 && !moved;
+        if self.relocations == 0 || skipped {
+            return Ok(Vec::new());
+        }
+        self.relocate_all()
+    }
+
+    fn relocate_all(&mut self) -> Result<Vec<Patch>, Refusal> {
         let mut patches = Vec::new();
         let flags = self.request.head.flags;
-        if !self.relocated || (flags & flag::NO_RELOC != 0 && !moved) {
-            return Ok(patches);
-        }
         let by_handle = if flags & flag::HANDLE_LUT != 0 { None } else { Some(self.positions()) };
         let request = self.request;
         let mut relocations = request.relocations();

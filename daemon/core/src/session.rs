@@ -44,7 +44,6 @@ pub struct Session<H: Hands> {
     pub(crate) syncobjs: Mutex<Syncobjs<H>>,
     pub(crate) score: BanScore,
     pub(crate) in_flight: AtomicU32,
-    pub(crate) submissions: AtomicU64,
     /// Serial number of the next live context.
     next_serial: AtomicU64,
     /// Video engine of legacy submissions that leave the choice open.
@@ -77,7 +76,6 @@ impl<H: Hands> Session<H> {
             syncobjs: Mutex::new(Syncobjs::new(SYNCOBJS_PER_SESSION_MAX)),
             score: BanScore::new(now),
             in_flight: AtomicU32::new(0),
-            submissions: AtomicU64::new(0),
             next_serial: AtomicU64::new(0),
             video: u16::from(id.0 % 2 == 1 && caps.has_engine(SECOND_VIDEO)),
             caps,

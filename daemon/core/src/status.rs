@@ -47,13 +47,16 @@ impl<H: Hands> Session<H> {
             };
             ContextStatus { context, state, priority, user_engines, banned }
         });
-        let (vms, buffers, buffer_bytes) = self.memory.lock().counts();
+        let memory = self.memory.lock();
+        let (vms, buffers, buffer_bytes) = memory.counts();
+        let submissions = memory.submissions;
+        drop(memory);
         SessionCounts {
             vms,
             buffers,
             buffer_bytes,
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            submissions: self.submissions.load(Ordering::Relaxed),
+            submissions,
             ban_score: self.score.score(),
             contexts,
             contexts_total,

@@ -96,6 +96,10 @@ fn devices() -> Vec<(&'static str, Capabilities)> {
         ("no preemption", Capabilities { has_preemption: false, ..kbl() }),
         ("no engine reset", Capabilities { has_engine_reset: false, ..kbl() }),
         ("no hangcheck", Capabilities { hangcheck: false, ..kbl() }),
+        (
+            "neither hangcheck nor preemption",
+            Capabilities { hangcheck: false, has_preemption: false, ..kbl() },
+        ),
         ("no full ppGTT", Capabilities { full_ppgtt: false, ..kbl() }),
     ]
 }
