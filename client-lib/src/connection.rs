@@ -495,10 +495,13 @@ impl Drop for Turn<'_> {
 impl Inbox {
     fn deliver(&mut self, answer: &Answer<'_>, packet: &[u8], fds: Fds) -> Result<(), Violation> {
         let position = self.ledger.position(answer)?;
-        if let Some(waiter) = self.ledger.at(position) {
-            waiter.packet = Some((packet.to_vec(), fds));
-            waiter.thread.take().inspect(Thread::unpark);
+        let waiter = self.ledger.at(position).ok_or(Violation::Malformed)?;
+        if waiter.packet.is_some() {
+            // A request has one answer; which of two would be the right one nobody knows.
+            return Err(Violation::Malformed);
         }
+        waiter.packet = Some((packet.to_vec(), fds));
+        waiter.thread.take().inspect(Thread::unpark);
         Ok(())
     }
 }
@@ -549,6 +552,18 @@ mod tests {
         for result in results {
             assert!(matches!(result, Err(Error::Protocol(Violation::Malformed))), "{result:?}");
         }
+    }
+
+    #[test]
+    fn a_second_answer_does_not_replace_the_first() {
+        let mut inbox = Inbox { ledger: Ledger::default(), buffer: None };
+        let seq = inbox.ledger.open(Opcode::Ping, Waiter::default()).expect("open");
+        let answer = Answer { seq, opcode: Opcode::Ping as u16, refused: false, body: &[] };
+        inbox.deliver(&answer, b"first", Fds::default()).expect("somebody waits");
+        let second = inbox.deliver(&answer, b"second", Fds::default());
+        assert_eq!(second, Err(Violation::Malformed));
+        let waiter = inbox.ledger.close(seq).expect("it is open");
+        assert_eq!(waiter.packet.expect("delivered").0, b"first");
     }
 
     fn sample_hello() -> HelloReply {
