@@ -10,4 +10,5 @@ mod engines;
 mod hostile;
 mod python;
 mod simulation;
+mod stacks;
 mod tidy;
