@@ -442,8 +442,9 @@ impl Turn<'_> {
                     return None;
                 }
                 Err(errno) => {
-                    self.shared.inbox().ledger.close(seq);
-                    return Some(Err(Error::io("receiving from the broker", errno)));
+                    // The packet may be gone, and whose answer it was nobody knows.
+                    self.shared.end(Ending::Lost(errno));
+                    return None;
                 }
             };
             let packet = self.buffer.get(..length).unwrap_or_default();
@@ -564,6 +565,25 @@ mod tests {
         assert_eq!(second, Err(Violation::Malformed));
         let waiter = inbox.ledger.close(seq).expect("it is open");
         assert_eq!(waiter.packet.expect("delivered").0, b"first");
+    }
+
+    #[test]
+    fn everybody_learns_that_receiving_failed() {
+        use rustix::event::{EventfdFlags, eventfd};
+        // No socket, so that receiving fails with an errno that is not the daemon's doing.
+        let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
+        let inbox = Mutex::new(Inbox {
+            ledger: Ledger::default(),
+            buffer: Some(vec![0; MESSAGE_BYTES_MAX]),
+        });
+        let shared = Shared { socket, hello: sample_hello(), inbox, shares: Mutex::default() };
+        let open = || shared.inbox().ledger.open(Opcode::Ping, Waiter::default());
+        for seq in [open().expect("open"), open().expect("open")] {
+            let error = shared.wait(seq, |_, _| Ok(())).expect_err("nothing can be received");
+            assert!(matches!(error, Error::Lost(_)) && error.is_fatal(), "{error}");
+            assert_eq!(error.errno(), Errno::NOTSOCK.raw_os_error());
+        }
+        assert!(matches!(open(), Err(Ending::Lost(Errno::NOTSOCK))));
     }
 
     fn sample_hello() -> HelloReply {

@@ -32,6 +32,10 @@ pub enum Error {
     /// The connection closed without a word: the daemon died or was stopped.
     #[error("the broker closed the connection; it was stopped or restarted, connect again")]
     Disconnected,
+    /// Receiving failed on this side, for example with `ENOMEM`. Whose answer is lost with that is
+    /// not known, so the session ends.
+    #[error("receiving from the broker failed: {0}; the session is lost, connect again")]
+    Lost(io::Error),
     /// The kernel refused something on this side.
     #[error("{doing}: {source}")]
     Io {
@@ -96,7 +100,7 @@ impl Error {
         const ECONNRESET: i32 = rustix::io::Errno::CONNRESET.raw_os_error();
         match self {
             Self::Refused(refusal) => refusal.errno,
-            Self::Connect { source, .. } | Self::Io { source, .. } => {
+            Self::Connect { source, .. } | Self::Io { source, .. } | Self::Lost(source) => {
                 source.raw_os_error().unwrap_or(errno::EIO)
             }
             Self::Ended(_) | Self::Disconnected => ECONNRESET,
@@ -121,6 +125,7 @@ impl Error {
             Self::Connect { .. }
             | Self::Ended(_)
             | Self::Disconnected
+            | Self::Lost(_)
             | Self::Protocol(_)
             | Self::Version { .. }
             | Self::NotASocket => true,

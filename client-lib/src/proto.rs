@@ -13,6 +13,7 @@ use gpu_broker_protocol::violation::Epitaph;
 use gpu_broker_protocol::{
     FdSlot, Header, HeaderFlags, Opcode, Reply, Request, Violation, codec, execbuf, version,
 };
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -75,6 +76,8 @@ pub(crate) enum Ending {
     Closed,
     /// The daemon broke the protocol.
     Violation(Violation),
+    /// Receiving failed; which packet is lost with that is not known.
+    Lost(Errno),
 }
 
 impl From<Ending> for Error {
@@ -83,6 +86,7 @@ impl From<Ending> for Error {
             Ending::Epitaph(epitaph) => Self::Ended(epitaph),
             Ending::Closed => Self::Disconnected,
             Ending::Violation(violation) => Self::Protocol(violation),
+            Ending::Lost(errno) => Self::Lost(errno.into()),
         }
     }
 }

@@ -321,7 +321,7 @@ impl Link {
             Err(error) if is_closed(&error) => self.receive_once(buffer).await,
             other => other,
         }
-        .unwrap_or(Err(Ending::Closed))
+        .unwrap_or_else(|error| Err(ending(&error)))
     }
 
     async fn receive_once(&self, buffer: &mut [u8]) -> io::Result<Result<(usize, Fds), Ending>> {
@@ -385,6 +385,38 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
+/// Why nothing more can be received.
+fn ending(error: &io::Error) -> Ending {
+    let errno = rustix::io::Errno::from_io_error(error);
+    match errno.filter(|_| !is_closed(error)) {
+        Some(errno) if errno != rustix::io::Errno::NOTCONN => Ending::Lost(errno),
+        _ => Ending::Closed,
+    }
+}
+
 fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { doing, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_learns_that_receiving_failed() {
+        // No socket, so that receiving fails with an errno that is not the daemon's doing.
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let socket = UnixSeqpacket::try_from(eventfd(1, flags).expect("eventfd")).expect("polled");
+        let link = Arc::new(Link { socket, ledger: Mutex::default() });
+        let (sender, receiver) = oneshot::channel();
+        link.ledger().open(Opcode::Ping, sender).expect("open");
+        read(Arc::clone(&link)).await;
+        assert!(receiver.await.is_err(), "nobody waits any more");
+        let (sender, _receiver) = oneshot::channel();
+        let later = link.ledger().open(Opcode::Ping, sender);
+        assert!(matches!(later, Err(Ending::Lost(Errno::NOTSOCK))), "{later:?}");
+    }
 }
