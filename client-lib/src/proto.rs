@@ -39,11 +39,12 @@ pub(crate) struct Fds<Fd = OwnedFd> {
     slots: [Option<Fd>; FDS_PER_MESSAGE_MAX],
     taken: usize,
     count: usize,
+    cut_short: bool,
 }
 
 impl<Fd> Default for Fds<Fd> {
     fn default() -> Self {
-        Self { slots: [const { None }; FDS_PER_MESSAGE_MAX], taken: 0, count: 0 }
+        Self { slots: [const { None }; FDS_PER_MESSAGE_MAX], taken: 0, count: 0, cut_short: false }
     }
 }
 
@@ -53,6 +54,20 @@ impl<Fd> Fds<Fd> {
         let slot = self.slots.get_mut(self.count).ok_or(Violation::FdCount)?;
         *slot = Some(fd);
         self.count += 1;
+        Ok(())
+    }
+
+    /// Notes that some could not be received: this process has as many open as it may have.
+    pub(crate) const fn cut_short(&mut self) {
+        self.cut_short = true;
+    }
+
+    /// # Errors
+    /// EMFILE when some are missing through no fault of the daemon's.
+    fn complete(&self) -> Result<(), Error> {
+        if self.cut_short {
+            return Err(Error::io("receiving a file descriptor from the broker", Errno::MFILE));
+        }
         Ok(())
     }
 
@@ -132,11 +147,13 @@ impl Answer<'_> {
     /// The typed reply, with its fds put in.
     ///
     /// # Errors
-    /// [`Error::Refused`], or [`Error::Protocol`] when body or fds are not what the opcode says.
+    /// [`Error::Refused`]; [`Error::Protocol`] when body or fds are not what the opcode says; EMFILE
+    /// when this process could not receive the fds.
     pub(crate) fn reply<Fd>(&self, mut fds: Fds<Fd>) -> Result<Reply<Fd>, Error> {
         use codec::MapFds;
         self.refusal()?;
         let reply = Reply::decode(self.opcode, self.body).map_err(Error::Protocol)?;
+        fds.complete()?;
         let reply = reply.map_fds(|FdSlot| fds.take()).map_err(Error::Protocol)?;
         fds.finish().map_err(Error::Protocol)?;
         Ok(reply)
@@ -149,6 +166,7 @@ impl Answer<'_> {
     pub(crate) fn execbuf<Fd>(&self, mut fds: Fds<Fd>) -> Result<ExecbufReply<Fd>, Error> {
         self.refusal()?;
         let reply = execbuf::decode_reply(self.body).map_err(Error::Protocol)?;
+        fds.complete()?;
         let fence = reply.fence.map(|FdSlot| fds.take()).transpose().map_err(Error::Protocol)?;
         fds.finish().map_err(Error::Protocol)?;
         Ok(ExecbufReply { offsets: reply.offsets, fence })
@@ -319,6 +337,16 @@ mod tests {
         assert!(matches!(extra, Error::Protocol(Violation::FdCount)), "{extra}");
         let mut full = fds(0..4);
         assert_eq!(full.push(4), Err(Violation::FdCount));
+    }
+
+    #[test]
+    fn fds_that_could_not_be_received_are_not_the_daemons_fault() {
+        let with = pong(1, Some(FdSlot));
+        let mut none = fds([]);
+        none.cut_short();
+        let error = answer(&with).reply(none).expect_err("the fd is missing");
+        assert_eq!(error.errno(), Errno::MFILE.raw_os_error());
+        assert!(!error.is_fatal());
     }
 
     #[test]

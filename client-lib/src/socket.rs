@@ -123,7 +123,8 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, E
 }
 
 fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
-    // Room for one fd too many, so that an excess is seen and not only reported as truncation.
+    // Room for one fd too many, so that an excess is seen as such. Truncation without an excess
+    // then means that this process could not take the fds: it has too many open already.
     let mut space =
         [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE_MAX + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -145,8 +146,11 @@ fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> 
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Ok(Received::Violation(Violation::TooLong));
     }
-    if excess || message.flags.contains(ReturnFlags::CTRUNC) {
+    if excess {
         return Ok(Received::Violation(Violation::FdCount));
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        fds.cut_short();
     }
     if message.bytes == 0 {
         return Ok(Received::Closed);

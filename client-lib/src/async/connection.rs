@@ -327,8 +327,11 @@ impl Link {
     async fn receive_once(&self, buffer: &mut [u8]) -> io::Result<Result<(usize, Fds), Ending>> {
         let mut space = [0; CONTROL_BYTES];
         let (info, control) = self.socket.recv_with_ancillary(buffer, &mut space).await?;
-        let truncated = control.is_truncated() || info.ancillary_truncated();
         let mut fds = Fds::default();
+        if control.is_truncated() || info.ancillary_truncated() {
+            // The space is larger than a message's fds, so it is this process that has no room.
+            fds.cut_short();
+        }
         let mut excess = false;
         for part in control.into_messages() {
             if let OwnedAncillaryMessage::FileDescriptors(received) = part {
@@ -339,7 +342,7 @@ impl Link {
         }
         Ok(if info.truncated() {
             Err(Ending::Violation(Violation::TooLong))
-        } else if truncated || excess {
+        } else if excess {
             Err(Ending::Violation(Violation::FdCount))
         } else if info.bytes_read() == 0 {
             Err(Ending::Closed)

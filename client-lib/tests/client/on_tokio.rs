@@ -4,9 +4,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use gpu_broker_client::r#async::Connection;
-use gpu_broker_client::protocol::message::{BufferCreated, Ping, Waited};
-use gpu_broker_client::protocol::{BufferId, EpitaphCode, Header, Opcode, Reply, Request};
-use gpu_broker_client::{Error, Fence, FenceState};
+use gpu_broker_client::protocol::execbuf::{Execbuf, flag};
+use gpu_broker_client::protocol::message::{BufferCreated, ExecbufReply, Ping, Waited};
+use gpu_broker_client::protocol::object::BufferExported;
+use gpu_broker_client::protocol::syncobj::{SyncobjOf, SyncobjPoints, SyncobjWaited};
+use gpu_broker_client::protocol::{
+    BufferId, EpitaphCode, FdSlot, Header, Opcode, Reply, Request, SyncobjId, codec,
+};
+use gpu_broker_client::{Error, Fence, FenceState, SyncobjSet};
 use tokio::task::spawn_blocking;
 
 use crate::fake::{self, Fake, payload};
@@ -155,4 +160,63 @@ async fn fences_can_be_awaited() {
     assert!(early.is_err(), "not signalled yet");
     send(&daemon, &[5, 0, 0, 0, 0, 0, 0, 0], SendFlags::NOSIGNAL).expect("send");
     assert_eq!(fence.signalled().await.expect("a fence"), FenceState::Failed(5));
+}
+
+#[tokio::test]
+async fn a_buffer_that_comes_back_is_closed_by_its_last_owner() {
+    let (daemon, connection) = connect().await;
+    let fake = spawn_blocking(move || {
+        let made = || BufferCreated { buffer: BufferId(3), size: 4096 };
+        daemon.reply(daemon.expect(Opcode::BufferCreate), &Reply::BufferCreate(made()));
+        let seq = daemon.expect(Opcode::BufferExport);
+        let mut packet = Vec::new();
+        let exported = Reply::BufferExport(BufferExported { fd: FdSlot });
+        codec::encode_reply(seq, &exported, &mut packet).expect("it fits");
+        daemon.send(&packet, &[daemon.as_fd()]);
+        daemon.reply(daemon.expect(Opcode::BufferImport), &Reply::BufferImport(made()));
+        // The first of the two owners goes without a word.
+        daemon.pong(daemon.expect(Opcode::Ping), 1);
+        daemon.reply(daemon.expect(Opcode::BufferClose), &Reply::BufferClose);
+    });
+    let buffer = connection.create_buffer(1).await.expect("made");
+    let fd = buffer.export().await.expect("exported");
+    let again = connection.import_buffer(&fd).await.expect("imported");
+    assert_eq!(again.handle(), buffer.handle());
+    buffer.close().await.expect("nothing to say");
+    connection.ping(1).await.expect("answered");
+    // Dropped, it is closed by a task.
+    drop(again);
+    fake.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_submission_is_what_the_blocking_client_sends() {
+    let (daemon, connection) = connect().await;
+    let fake = spawn_blocking(move || {
+        let made = SyncobjOf { syncobj: SyncobjId(4) };
+        daemon.reply(daemon.expect(Opcode::SyncobjCreate), &Reply::SyncobjCreate(made));
+        let (header, body) = daemon.next().expect("an EXECBUF");
+        let sent = Execbuf::decode(&body).expect("it is well formed");
+        assert_ne!(sent.head.flags & flag::USE_EXTENSIONS, 0);
+        assert_eq!(sent.objects().map(|object| object.handle).collect::<Vec<_>>(), [9, 2]);
+        assert_eq!(sent.relocations().map(|one| one.target).collect::<Vec<_>>(), [2]);
+        assert_eq!(sent.points().map(|one| (one.handle, one.point)).collect::<Vec<_>>(), [(4, 6)]);
+        let done = ExecbufReply { offsets: vec![8192, 4096], fence: None };
+        daemon.reply(header.seq, &Reply::Execbuf(done));
+        let waited = SyncobjWaited { first_signaled: 0 };
+        daemon.reply(daemon.expect(Opcode::SyncobjWait), &Reply::SyncobjWait(waited));
+        let points = SyncobjPoints { points: vec![6] };
+        daemon.reply(daemon.expect(Opcode::SyncobjQuery), &Reply::SyncobjQuery(points));
+        daemon.reply(daemon.expect(Opcode::SyncobjDestroy), &Reply::SyncobjDestroy);
+    });
+    let timeline = connection.create_syncobj(false).await.expect("made");
+    let context = connection.default_context();
+    let work = context.execbuf().object(BufferId(2)).batch(BufferId(9)).batch_first();
+    let mut work = work.relocate(4, BufferId(2), 0).signal_point(&timeline, 6);
+    assert_eq!(work.submit().await.expect("answered").offsets, [8192, 4096]);
+    let set = SyncobjSet::new().with_point(&timeline, 6);
+    assert_eq!(connection.wait_any(&set, None).await.expect("answered"), Some(0));
+    assert_eq!(timeline.point().await.expect("answered"), 6);
+    timeline.destroy().await.expect("answered");
+    fake.await.expect("no panic");
 }

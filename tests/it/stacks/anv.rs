@@ -144,21 +144,7 @@ fn anv_from_start_up_to_results() {
     assert_eq!(timeline.point().expect("answered"), 6);
     assert_eq!((dword(&pool.buffers[result], 0), dword(&pool.buffers[result], 4)), (1, 1));
 
-    // A performance query's submit lets the kernel look at relocations, of which there are none.
-    let memory = pool.buffers[batch].map().expect("fds are left");
-    memory.write_dwords(0, storing(result_at, 7).dwords()).expect("it fits");
-    let pinned = |index: usize, flags| ExecObject {
-        handle: pool.buffers[index].handle().0,
-        offset: pool.address(index),
-        flags: object_flag::PINNED | object_flag::SUPPORTS_48B | flags,
-        ..ExecObject::default()
-    };
-    let objects = [pinned(result, object_flag::WRITE), pinned(batch, 0)];
-    let flags = flag::HANDLE_LUT | flag::FENCE_OUT;
-    let head = ExecbufHead { context: graphics.id().0, flags, ..ExecbufHead::default() };
-    let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
-    let queried = broker.execbuf(&head, &lists, None).expect("it is all legal");
-    completed(&queried.fence.expect("a fence was asked for").into());
+    performance_query(&graphics, &pool, (result, batch));
     assert_eq!(dword(&pool.buffers[result], 0), 7);
     syncobjs(&broker);
     let stats = graphics.reset_stats().expect("answered");
@@ -177,6 +163,24 @@ fn anv_from_start_up_to_results() {
     drop(broker);
     daemon.settles_to(&before);
     daemon.assert_unharmed();
+}
+
+/// A performance query's submit lets the kernel look at relocations, of which there are none.
+fn performance_query(graphics: &Context, pool: &Pool<'_>, (result, batch): (usize, usize)) {
+    let memory = pool.buffers[batch].map().expect("fds are left");
+    memory.write_dwords(0, storing(pool.address(result), 7).dwords()).expect("it fits");
+    let pinned = |index: usize, flags| ExecObject {
+        handle: pool.buffers[index].handle().0,
+        offset: pool.address(index),
+        flags: object_flag::PINNED | object_flag::SUPPORTS_48B | flags,
+        ..ExecObject::default()
+    };
+    let objects = [pinned(result, object_flag::WRITE), pinned(batch, 0)];
+    let flags = flag::HANDLE_LUT | flag::FENCE_OUT;
+    let head = ExecbufHead { context: graphics.id().0, flags, ..ExecbufHead::default() };
+    let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
+    let queried = pool.broker.execbuf(&head, &lists, None).expect("it is all legal");
+    completed(&queried.fence.expect("a fence was asked for").into());
 }
 
 /// Every syncobj request of the driver (`vk_drm_syncobj`), on what it uses it for.
