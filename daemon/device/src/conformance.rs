@@ -73,7 +73,7 @@ macro_rules! suite {
             waiting_for_points_to_come, waits_outlive_resets, waits_can_be_given_up,
             waits_end_from_many_threads,
             buffers_pass_between_files, work_of_two_files_is_ordered_on_a_buffer,
-            two_files_do_not_wait_for_each_other, other_fds_are_no_buffers,
+            two_files_take_turns_on_their_buffers, other_fds_are_no_buffers,
             buffers_report_when_accessible,
         }
     };

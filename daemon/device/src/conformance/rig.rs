@@ -224,6 +224,12 @@ impl<D: Device> Rig<D> {
         Mem { buffer, address: 0x1_0000_0000 + 0x10_0000 * self.number(), size, fd }
     }
 
+    /// The same memory by another handle of this file.
+    pub(crate) fn mem_again(&self, mem: &Mem<D>) -> Mem<D> {
+        let (fd, _) = self.file.share_buffer(&mem.buffer).unwrap();
+        mem.again(self.file.import_buffer(fd.as_fd()).unwrap().0)
+    }
+
     /// A page with a batch in it.
     pub(crate) fn batch(&self, bytes: &[u8]) -> Mem<D> {
         let mem = self.mem();

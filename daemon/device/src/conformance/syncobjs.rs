@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::asm::Asm;
 use super::fences::stuck;
 use super::rig::*;
-use crate::{Device, DeviceError, DeviceFile, FenceState};
+use crate::{Batch, Device, DeviceError, DeviceFile, FenceState, Placement, Submission};
 
 const SIGNALLED: Option<FenceState> = Some(FenceState::Signalled);
 const PENDING: Option<FenceState> = Some(FenceState::Pending);
@@ -173,6 +173,21 @@ pub(crate) fn requests_signal_syncobjs<D: Device>(rig: &Rig<D>) {
     let job = Job { signals: &signals, ..Job::on(BCS0) };
     rig.run(&context, &job, &Asm::new().end(), &[]);
     assert_eq!(rig.values(&timeline), (4, 4));
+    // One of whose fence nobody else wants to know.
+    let batch = rig.batch(&Asm::new().end());
+    let submission = Submission {
+        slot: 1,
+        placement: Placement::One(BCS0),
+        batches: &[Batch { address: batch.address, length: batch.size }],
+        objects: &[],
+        after: &[],
+        along: &[],
+        signals: &[(timeline.clone(), 5)],
+        patches: &[],
+        want_fence: false,
+    };
+    rig.file.submit(&context, submission).unwrap();
+    assert_eq!(rig.values(&timeline).1, 5);
 }
 
 pub(crate) fn lost_requests_signal_syncobjs<D: Device>(rig: &Rig<D>) {

@@ -1,8 +1,9 @@
 //! The order in which requests are entered into what they use.
 //!
-//! A request waits for those that were entered before it into a buffer they share. Two requests
-//! that share several buffers must therefore be in the same order on all of them, or they wait for
-//! each other. So a request is entered under locks:
+//! A request waits for those that were entered before it into a buffer they share. It looks at all
+//! its buffers first and is entered into all of them then (or runs at once), and nobody may come
+//! between: two requests that look at the same time would both see nobody, and if a request were
+//! entered buffer by buffer, two could wait for each other. So it is done under locks:
 //!
 //! * always its file's;
 //! * then the device's as well, if one of its buffers is used by several files.
@@ -12,7 +13,7 @@
 //! ([`super::buffer::Buffer::import`]) under the lock of its first file, so that no request of that
 //! file is being entered without the device's lock when the other file's first one is. Take for
 //! each request a moment in which it held all its locks: whoever it waits for had that moment
-//! earlier, so nobody waits in a circle.
+//! earlier, so nobody waits in a circle, through however many files and buffers.
 //!
 //! Locks are always taken in that order, and an import holds no other.
 

@@ -49,6 +49,11 @@ impl SharedBuffers {
         found.ok_or(DeviceError::NotABuffer)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Weak<Body>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -119,6 +119,12 @@ impl Syncobj {
         let _waiter = self.lock().parked.remove(&ticket);
     }
 
+    /// How many wait for a fence.
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        self.lock().parked.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

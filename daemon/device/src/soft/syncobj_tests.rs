@@ -174,6 +174,21 @@ fn a_timeline_advanced_for_long_stays_small() {
 }
 
 #[test]
+fn only_points_that_are_pending_count_towards_the_limit() {
+    let syncobj = Syncobj::new(false);
+    let pending = Signal::new(0, 0, 1);
+    syncobj.put(1, &Fence::of(Arc::clone(&pending)));
+    for point in 2..3 * TIMELINE_POINTS_PENDING_MAX as u64 {
+        assert_eq!(syncobj.check_room(point), Ok(()));
+        syncobj.put(point, &Fence::done(0));
+    }
+    assert!(syncobj.lock().points.len() <= TIMELINE_POINTS_PENDING_MAX);
+    assert_eq!(syncobj.value(false), 0);
+    pending.fire(0, &mut Vec::new());
+    assert_eq!(syncobj.value(false), 3 * TIMELINE_POINTS_PENDING_MAX as u64 - 1);
+}
+
+#[test]
 fn points_given_up_leave_nothing_behind_in_pending_fences() {
     // Distinct timelines, so that every point has to be merged with the one before.
     let pending: Vec<_> = (1..=5).map(|timeline| Signal::new(timeline, 0, 1)).collect();

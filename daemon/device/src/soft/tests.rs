@@ -44,3 +44,29 @@ fn memory_is_given_back_once_after_the_last_request() {
     conformance::eventually("all is given back", || left() == before);
     rig.end();
 }
+
+/// Neither the table of shared buffers nor syncobjs remember what is over.
+#[test]
+fn tables_forget_what_is_gone() {
+    let rig = Rig::new(device());
+    let table = Arc::clone(&rig.device.shared.shared_buffers);
+    let mem = rig.mem();
+    let again = rig.mem_again(&mem);
+    assert_eq!(table.len(), 1);
+    drop(mem);
+    assert_eq!(table.len(), 1);
+    drop(again);
+    assert_eq!(table.len(), 0);
+
+    let objects = [(rig.syncobj(), 1), (rig.syncobj(), 1)];
+    let wait = SyncobjWait { objects: &objects, all: false, for_submit: true, available: false };
+    let parked = || objects.each_ref().map(|(syncobj, _)| syncobj.parked());
+    rig.file.watch_syncobjs(&wait, 1).unwrap();
+    rig.file.watch_syncobjs(&wait, 2).unwrap();
+    assert_eq!(parked(), [2, 2]);
+    rig.file.unwatch_syncobjs(2);
+    assert_eq!(parked(), [1, 1]);
+    rig.file.signal_syncobj(&objects[0].0, 1).unwrap();
+    assert_eq!(parked(), [0, 0]);
+    rig.end();
+}
