@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::shares::Shares;
 use crate::socket::{self, Received};
 use crate::vm::Vm;
@@ -279,8 +279,9 @@ impl Connection {
         in_fence: Option<BorrowedFd<'_>>,
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
         let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
-        let fds = in_fence.as_slice();
-        self.shared.call(Opcode::Execbuf, fill, fds, |answer, fds| answer.execbuf(fds))
+        let asked = Asked::by(head, lists);
+        let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
+        self.shared.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode)
     }
 }
 

@@ -336,7 +336,8 @@ impl Execbuf<'_> {
     ///
     /// # Errors
     /// Refused by one of the rules of EXECBUF, for example with `context-banned` (EIO) or
-    /// `no-such-buffer` (ENOENT).
+    /// `no-such-buffer` (ENOENT). EMFILE from this side when there is no room for the fence; the
+    /// work is queued all the same then.
     pub fn submit(&mut self) -> Result<Submission, Error> {
         let reply = self.send_with(|context, head, lists, fence| {
             context.connection().execbuf(head, lists, fence)

@@ -7,11 +7,12 @@
 
 use std::os::fd::OwnedFd;
 
+use gpu_broker_protocol::execbuf::{self, ExecbufHead, ExecbufLists, flag};
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{Event, ExecbufReply, Hello, HelloReply};
 use gpu_broker_protocol::violation::Epitaph;
 use gpu_broker_protocol::{
-    FdSlot, Header, HeaderFlags, Opcode, Reply, Request, Violation, codec, execbuf, version,
+    FdSlot, Header, HeaderFlags, Opcode, Reply, Request, Violation, codec, version,
 };
 use rustix::io::Errno;
 
@@ -143,6 +144,19 @@ pub(crate) fn sort(packet: &[u8]) -> Result<Arrival<'_>, Violation> {
     }
 }
 
+/// What an EXECBUF asked for, as far as its answer depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    objects: usize,
+    fence: bool,
+}
+
+impl Asked {
+    pub(crate) const fn by(head: &ExecbufHead, lists: &ExecbufLists<'_>) -> Self {
+        Self { objects: lists.objects.len(), fence: head.flags & flag::FENCE_OUT != 0 }
+    }
+}
+
 impl Answer<'_> {
     /// The typed reply, with its fds put in.
     ///
@@ -159,13 +173,22 @@ impl Answer<'_> {
         Ok(reply)
     }
 
-    /// The answer to an EXECBUF.
+    /// The answer to an EXECBUF, held against the request.
     ///
     /// # Errors
-    /// As [`Self::reply`].
-    pub(crate) fn execbuf<Fd>(&self, mut fds: Fds<Fd>) -> Result<ExecbufReply<Fd>, Error> {
+    /// As [`Self::reply`]; [`Error::Protocol`] also when there is an address too few or too many, or
+    /// a fence although none was asked for, or none although one was.
+    pub(crate) fn execbuf<Fd>(
+        &self,
+        asked: Asked,
+        mut fds: Fds<Fd>,
+    ) -> Result<ExecbufReply<Fd>, Error> {
         self.refusal()?;
         let reply = execbuf::decode_reply(self.body).map_err(Error::Protocol)?;
+        let addresses = reply.offsets.len();
+        if (addresses != 0 && addresses != asked.objects) || reply.fence.is_some() != asked.fence {
+            return Err(Error::Protocol(Violation::Malformed));
+        }
         fds.complete()?;
         let fence = reply.fence.map(|FdSlot| fds.take()).transpose().map_err(Error::Protocol)?;
         fds.finish().map_err(Error::Protocol)?;
@@ -347,6 +370,33 @@ mod tests {
         let error = answer(&with).reply(none).expect_err("the fd is missing");
         assert_eq!(error.errno(), Errno::MFILE.raw_os_error());
         assert!(!error.is_fatal());
+    }
+
+    #[test]
+    fn an_execbufs_answer_is_held_against_the_request() {
+        let answered = |flags, objects: usize, offsets: usize, fence: bool| {
+            let head = ExecbufHead { flags, ..ExecbufHead::default() };
+            let objects = vec![execbuf::ExecObject::default(); objects];
+            let asked = Asked::by(&head, &ExecbufLists { objects: &objects, ..Default::default() });
+            let reply =
+                ExecbufReply { offsets: vec![4096; offsets], fence: fence.then_some(FdSlot) };
+            let mut body = Vec::new();
+            execbuf::encode_reply(&reply, &mut body);
+            let opcode = Opcode::Execbuf as u16;
+            let answer = Answer { seq: 1, opcode, refused: false, body: &body };
+            match answer.execbuf(asked, fds(fence.then_some(5))) {
+                Ok(reply) => Ok((reply.offsets.len(), reply.fence)),
+                Err(Error::Protocol(violation)) => Err(violation),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(answered(0, 2, 0, false), Ok((0, None)));
+        assert_eq!(answered(0, 2, 2, false), Ok((2, None)));
+        assert_eq!(answered(flag::FENCE_OUT, 2, 0, true), Ok((0, Some(5))));
+        assert_eq!(answered(0, 2, 1, false), Err(Violation::Malformed));
+        assert_eq!(answered(0, 2, 3, false), Err(Violation::Malformed));
+        assert_eq!(answered(flag::FENCE_OUT, 2, 2, false), Err(Violation::Malformed));
+        assert_eq!(answered(0, 2, 2, true), Err(Violation::Malformed));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Ending, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::shares::Shares;
 use crate::socket;
 
@@ -237,7 +237,8 @@ impl Connection {
         in_fence: Option<BorrowedFd<'_>>,
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
         let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
-        let decode = |answer: Answer<'_>, fds| answer.execbuf(fds);
+        let asked = Asked::by(head, lists);
+        let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
         self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
     }
 }
