@@ -46,8 +46,8 @@ impl Buffer {
     /// The buffer's memory in this process. Mapped the first time; later calls are free.
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel cannot map it; refused with `daemon-fds` (EMFILE); the
-    /// connection's.
+    /// [`Error::Io`] when the kernel cannot map it, with EPROTO when there is less memory than the
+    /// daemon said; refused with `daemon-fds` (EMFILE); the connection's.
     pub fn map(&self) -> Result<Mapping, Error> {
         let mut cached = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mapping) = &*cached {

@@ -10,6 +10,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -97,8 +98,17 @@ impl AtomicWord for AtomicU64 {}
 
 impl Mapping {
     /// Maps `size` bytes of `fd` from `offset` on.
+    ///
+    /// # Errors
+    /// EPROTO when the fd is shorter than that: an access beyond its end would be a SIGBUS. The
+    /// kernel's errno when it cannot be mapped.
     pub(crate) fn new(fd: &OwnedFd, offset: u64, size: u64) -> Result<Self, Error> {
         let failed = |errno| Error::io("mapping a buffer", errno);
+        let length = length(fd).map_err(failed)?;
+        if offset.checked_add(size).is_none_or(|end| end > length) {
+            let doing = "mapping a buffer, whose memory is shorter than the broker said";
+            return Err(Error::io(doing, Errno::PROTO));
+        }
         let size = usize::try_from(size).map_err(|_| failed(Errno::NOMEM))?;
         let region = Region::map(fd, offset, size).map_err(failed)?;
         Ok(Self { region: Arc::new(region) })
@@ -244,6 +254,16 @@ impl fmt::Debug for Mapping {
     }
 }
 
+/// Bytes behind an fd that may be a memfd or a dma-buf.
+fn length(fd: &OwnedFd) -> Result<u64, Errno> {
+    match u64::try_from(rustix::fs::fstat(fd)?.st_size) {
+        // Old kernels tell a dma-buf's size only to those who seek its end.
+        Ok(0) => rustix::fs::seek(fd, SeekFrom::End(0)),
+        Ok(length) => Ok(length),
+        Err(_) => Ok(0),
+    }
+}
+
 /// How many of `length` bytes from `at` on lie before the next multiple of 8.
 fn bytes_to_alignment(at: usize, length: usize) -> usize {
     (at.wrapping_neg() % 8).min(length)
@@ -259,6 +279,26 @@ mod tests {
         let fd = memfd_create("map-test", MemfdFlags::CLOEXEC).expect("memfd");
         ftruncate(&fd, offset + size).expect("size");
         Mapping::new(&fd, offset, size).expect("map")
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_not_mapped() {
+        let fd = memfd_create("map-test", MemfdFlags::CLOEXEC).expect("memfd");
+        let short = |offset, size| {
+            let error = Mapping::new(&fd, offset, size).expect_err("it is too short");
+            assert_eq!(error.errno(), Errno::PROTO.raw_os_error(), "{error}");
+        };
+        short(0, 4096);
+        ftruncate(&fd, 8192).expect("size");
+        short(0, 8193);
+        short(4096, 8192);
+        short(u64::MAX - 4095, 4096);
+        short(4096, u64::MAX);
+        let all = Mapping::new(&fd, 4096, 4096).expect("it is as long as that");
+        assert_eq!(all.size(), 4096);
+        // What has no length at all is no memory either.
+        let (reader, _writer) = rustix::pipe::pipe().expect("pipe");
+        Mapping::new(&reader, 0, 4096).expect_err("a pipe");
     }
 
     #[test]
