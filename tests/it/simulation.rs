@@ -269,7 +269,11 @@ impl Client {
     fn script(&self, random: &mut Random) -> Script {
         let yields = !random.one_in(3);
         match random.below(if self.naughty { 6 } else { 3 }) {
-            0 | 1 => Script::Work { left_ns: random.between(1, 300) * MS, yields },
+            0 | 1 => {
+                // What does not yield must not be taken for hung.
+                let longest = if yields { 2_000 } else { 300 };
+                Script::Work { left_ns: random.between(1, longest) * MS, yields }
+            }
             2 => {
                 // Waiting is polling, and polling is slow to simulate.
                 let longest = if random.one_in(50) { 500 } else { 20 };

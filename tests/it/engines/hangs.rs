@@ -95,9 +95,7 @@ fn a_batch_that_never_yields_is_reset_and_its_neighbours_are_unharmed() {
         assert_eq!(culprit.ask("stats"), "1 0");
         let log = daemon.log();
         assert!(log.contains("a batch died on engine 2:0"), "who hung the GPU? {log}");
-        let status = daemon.status();
-        let faults: Vec<u64> = status.engines.iter().map(|engine| engine.faults).collect();
-        assert_eq!(faults, [0, 0, 1, 0, 0]);
+        assert_eq!(faults(daemon), [0, 0, 1, 0, 0]);
     });
 }
 

@@ -3,7 +3,7 @@
 use gpu_broker_client::gen9::{Batch, Compare};
 use gpu_broker_client::{Buffer, Connection, Fence, FenceState};
 use gpu_broker_protocol::param::{ContextParam, number};
-use gpu_broker_tests::{Daemon, Witness};
+use gpu_broker_tests::{Daemon, Witness, eventually};
 
 use super::*;
 
@@ -25,9 +25,18 @@ fn a_killed_client_leaves_nothing_running() {
         for client in &mut clients[..3] {
             client.goes_on();
         }
+        let before = faults(daemon);
         clients.iter_mut().for_each(Spinner::kill);
         witness.goes_on();
         witness.finish();
+        let is_idle = || daemon.status().engines.iter().all(|engine| engine.queued == 0);
+        eventually("the engines are idle", || is_idle().then_some(()));
+        // The persistent one hangs, the eight behind it are ended with it. One more of each may
+        // have hung in the moment in which the clients were killed.
+        let more = faults(daemon).into_iter().zip(before).map(|(after, before)| after - before);
+        let hung: Vec<_> = more.collect();
+        let within = hung.iter().zip([0, 1, 2, 0, 0]).all(|(hung, most)| *hung <= most);
+        assert!(within && hung[2] > 0, "batches of dead clients that hung, by engine: {hung:?}");
     });
 }
 
@@ -121,6 +130,7 @@ fn work_that_is_not_persistent_is_revoked() {
         ];
         for waiting in &work {
             assert_eq!(outcome(&waiting.fence), LOST, "before anybody opened its gate");
+            assert_eq!(faults(daemon), [0; 5], "it ended at its time limit instead");
             assert_eq!(waiting.open(), (LOST, 0));
         }
         // Whatever still ran would have run before this, which is on the same engine.

@@ -92,6 +92,11 @@ fn state(fence: &Fence) -> FenceState {
     fence.status().expect("no round trip")
 }
 
+/// Batches that were found guilty, by engine.
+fn faults(daemon: &Daemon) -> Vec<u64> {
+    daemon.status().engines.iter().map(|engine| engine.faults).collect()
+}
+
 /// A process with an endless batch on one engine: `tests/src/bin/spinner.rs`.
 struct Spinner {
     child: Child,
