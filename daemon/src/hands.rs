@@ -268,8 +268,4 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
     fn syncobj_point(&self, syncobj: &F::Syncobj, submitted: bool) -> u64 {
         self.file.syncobj_point(syncobj, submitted)
     }
-
-    fn is_signalled(&self, fence: &F::Fence) -> bool {
-        self.file.fence_state(fence) != device::FenceState::Pending
-    }
 }

@@ -355,9 +355,6 @@ reasons! {
     /// §13.22
     RelocationTarget = 421, ENOENT, "relocation-target",
         "a relocation's target is not among the submission's objects";
-    /// The request uses a part of EXECBUF this version of the daemon does not do.
-    ExecUnsupported = 422, EINVAL, "exec-unsupported",
-        "this daemon does not offer that part of EXECBUF; see the feature bits of HELLO";
     /// §13.22
     RelocationsMissing = 423, EFAULT, "relocations-missing",
         "an object has more relocations than came with the submission";

@@ -62,7 +62,7 @@ pub struct SyncobjArray {
 /// SYNCOBJ_WAIT and, with `points`, SYNCOBJ_TIMELINE_WAIT. ETIME when the time is over.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncobjWait {
-    /// Which; none is EINVAL, unknown ENOENT.
+    /// Which; none is no wait, unknown ENOENT.
     pub syncobjs: Vec<SyncobjId>,
     /// A point of each timeline, or `None` for binary objects.
     pub points: Option<Vec<u64>>,

@@ -60,9 +60,6 @@ impl Hands for Nothing {
     fn syncobj_point(&self, (): &(), _: bool) -> u64 {
         0
     }
-    fn is_signalled(&self, (): &()) -> bool {
-        true
-    }
 }
 
 fn main() -> Result<(), Refusal> {

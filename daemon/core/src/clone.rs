@@ -157,9 +157,6 @@ mod tests {
         fn syncobj_point(&self, (): &(), _: bool) -> u64 {
             0
         }
-        fn is_signalled(&self, (): &()) -> bool {
-            true
-        }
     }
 
     /// A session's privileges do not change, so its contexts never have what it may not set. The

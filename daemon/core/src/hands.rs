@@ -97,9 +97,6 @@ pub trait Hands: Send + Sync + 'static {
 
     /// The last point that has signalled, or with `submitted` that was put in.
     fn syncobj_point(&self, syncobj: &Self::Syncobj, submitted: bool) -> u64;
-
-    /// Whether the fence has signalled, however it ended.
-    fn is_signalled(&self, fence: &Self::Fence) -> bool;
 }
 
 /// A context as it is made on the device: recorded parameters, immutable from then on except for

@@ -227,10 +227,6 @@ impl Hands for SimHands {
     fn syncobj_point(&self, _syncobj: &Arc<Syncobj>, _submitted: bool) -> u64 {
         0
     }
-
-    fn is_signalled(&self, fence: &usize) -> bool {
-        self.world().fences[*fence].is_some()
-    }
 }
 
 /// Position among the engines of a Kaby Lake GT3.

@@ -348,10 +348,6 @@ impl Hands for Fake {
         }
         reached
     }
-
-    fn is_signalled(&self, fence: &u64) -> bool {
-        self.0.has_signalled(*fence)
-    }
 }
 
 /// What a device does with the objects of a submission.
