@@ -1,6 +1,5 @@
 //! A connection to the broker, shared by any number of threads.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
-use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
+use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::status::{StatusPage, StatusQuery};
@@ -19,6 +18,7 @@ use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
 use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
+use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
 use crate::vm::Vm;
@@ -42,10 +42,11 @@ struct Shared {
 }
 
 /// Requests waiting for answers, and the right to read the socket.
+#[derive(Default)]
 struct Inbox {
     ledger: Ledger<Waiter>,
-    /// The receive buffer; `None` while a thread reads. Having it is the right to read.
-    buffer: Option<Vec<u8>>,
+    /// Whether a thread reads; then no other may.
+    reading: bool,
 }
 
 /// A thread that waits for an answer.
@@ -55,11 +56,6 @@ struct Waiter {
     thread: Option<Thread>,
     /// The packet that another thread read for this one.
     packet: Option<(Vec<u8>, Fds)>,
-}
-
-thread_local! {
-    /// Requests are encoded here, so that sending allocates nothing.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Connection {
@@ -90,10 +86,8 @@ impl Connection {
     }
 
     fn greet(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-        let hello = say_hello(&fd, client_name, &mut buffer)?;
-        let inbox = Mutex::new(Inbox { ledger: Ledger::default(), buffer: Some(buffer) });
-        let shares = Mutex::default();
+        let hello = say_hello(&fd, client_name)?;
+        let (inbox, shares) = (Mutex::default(), Mutex::default());
         Ok(Self { shared: Arc::new(Shared { socket: fd, hello, inbox, shares }) })
     }
 
@@ -298,9 +292,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-fn say_hello(fd: &OwnedFd, client_name: &str, buffer: &mut [u8]) -> Result<HelloReply, Error> {
+fn say_hello(fd: &OwnedFd, client_name: &str) -> Result<HelloReply, Error> {
     const SEQ: u32 = 1;
-    let mut packet = Vec::new();
+    let mut packet = Scratch::outgoing();
     codec::encode_request(SEQ, &Request::Hello(proto::hello(client_name)), &mut packet)
         .map_err(Error::Unsendable)?;
     match socket::send(fd, &packet, &[]) {
@@ -308,7 +302,8 @@ fn say_hello(fd: &OwnedFd, client_name: &str, buffer: &mut [u8]) -> Result<Hello
         Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
         Err(errno) => return Err(Error::io("sending HELLO to the broker", errno)),
     }
-    let received = socket::receive(fd, buffer)
+    let mut buffer = Scratch::incoming();
+    let received = socket::receive(fd, &mut buffer)
         .map_err(|errno| Error::io("receiving the answer to HELLO", errno))?;
     match received {
         Received::Closed => Err(Error::Disconnected),
@@ -341,15 +336,14 @@ impl Shared {
         decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let seq = self.inbox().ledger.open(opcode, Waiter::default())?;
-        let sent = SCRATCH.with_borrow_mut(|packet| {
-            packet.clear();
-            fill(seq, packet).map_err(Error::Unsendable)?;
-            match socket::send(&self.socket, packet, fds) {
-                // The daemon closed, and its last words can still be read: wait for them.
-                Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-                Err(errno) => Err(Error::io("sending a request to the broker", errno)),
-            }
+        let mut packet = Scratch::outgoing();
+        let filled = fill(seq, &mut packet).map_err(Error::Unsendable);
+        let sent = filled.and_then(|()| match socket::send(&self.socket, &packet, fds) {
+            // The daemon closed, and its last words can still be read: wait for them.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(Error::io("sending a request to the broker", errno)),
         });
+        drop(packet);
         if let Err(error) = sent {
             self.inbox().ledger.close(seq);
             return Err(error);
@@ -385,9 +379,10 @@ impl Shared {
                 inbox.ledger.close(seq);
                 return Err(ending.into());
             }
-            if let Some(buffer) = inbox.buffer.take() {
+            if !inbox.reading {
+                inbox.reading = true;
                 drop(inbox);
-                let mut turn = Turn { shared: self, buffer };
+                let mut turn = Turn { shared: self, buffer: Scratch::incoming() };
                 if let Some(result) = turn.read_until(seq, decode) {
                     return result;
                 }
@@ -420,7 +415,7 @@ impl Shared {
 /// The right to read the socket. Dropping it passes the right on.
 struct Turn<'a> {
     shared: &'a Shared,
-    buffer: Vec<u8>,
+    buffer: Scratch,
 }
 
 impl Turn<'_> {
@@ -484,7 +479,7 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.inbox();
-        inbox.buffer = Some(std::mem::take(&mut self.buffer));
+        inbox.reading = false;
         // One sleeper whose answer has not come must read now. A thread that comes in between
         // may take the right first; it passes it on in turn.
         let mut sleepers = inbox.ledger.waiters().filter(|waiter| waiter.packet.is_none());
@@ -558,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_second_answer_does_not_replace_the_first() {
-        let mut inbox = Inbox { ledger: Ledger::default(), buffer: None };
+        let mut inbox = Inbox::default();
         let seq = inbox.ledger.open(Opcode::Ping, Waiter::default()).expect("open");
         let answer = Answer { seq, opcode: Opcode::Ping as u16, refused: false, body: &[] };
         inbox.deliver(&answer, b"first", Fds::default()).expect("somebody waits");
@@ -573,11 +568,8 @@ mod tests {
         use rustix::event::{EventfdFlags, eventfd};
         // No socket, so that receiving fails with an errno that is not the daemon's doing.
         let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
-        let inbox = Mutex::new(Inbox {
-            ledger: Ledger::default(),
-            buffer: Some(vec![0; MESSAGE_BYTES_MAX]),
-        });
-        let shared = Shared { socket, hello: sample_hello(), inbox, shares: Mutex::default() };
+        let (inbox, shares) = (Mutex::default(), Mutex::default());
+        let shared = Shared { socket, hello: sample_hello(), inbox, shares };
         let open = || shared.inbox().ledger.open(Opcode::Ping, Waiter::default());
         for seq in [open().expect("open"), open().expect("open")] {
             let error = shared.wait(seq, |_, _| Ok(())).expect_err("nothing can be received");

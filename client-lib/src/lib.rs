@@ -51,6 +51,7 @@ mod fence;
 pub mod gen9;
 mod map;
 mod proto;
+mod scratch;
 mod shares;
 mod socket;
 mod syncobj;

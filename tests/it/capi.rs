@@ -5,14 +5,14 @@ use std::process::Command;
 
 use gpu_broker_tests::{Daemon, binaries};
 
-fn compile(directory: &Path) -> std::path::PathBuf {
+fn compile(directory: &Path, example: &str) -> std::path::PathBuf {
     let library = binaries::c_library();
     let capi = binaries::repository().join("client-lib/capi");
-    let program = directory.join("fill");
+    let program = directory.join(example);
     let output = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&program)
-        .arg(capi.join("examples/fill.c"))
+        .arg(capi.join("examples").join(example).with_extension("c"))
         .arg("-I")
         .arg(capi.join("include"))
         .arg(&library)
@@ -41,7 +41,7 @@ fn the_example_compiles_and_fills() {
     let mut daemon = Daemon::start();
     let before = daemon.footprint();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let program = compile(directory.path());
+    let program = compile(directory.path(), "fill");
     let output = Command::new(&program)
         .arg(daemon.socket())
         .env("LD_LIBRARY_PATH", directory.path())
@@ -63,4 +63,22 @@ fn the_example_compiles_and_fills() {
     assert!(!output.status.success());
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(complained.contains("nothing.sock"), "{complained}");
+}
+
+#[test]
+fn two_sessions_share_a_buffer_and_a_timeline() {
+    let mut daemon = Daemon::start();
+    let before = daemon.footprint();
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = Command::new(compile(directory.path(), "share"))
+        .arg(daemon.socket())
+        .env("LD_LIBRARY_PATH", directory.path())
+        .output()
+        .expect("it was just built");
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    assert_eq!(said, "read 0x600dcafe through point 2\n");
+    daemon.settles_to(&before);
+    daemon.assert_unharmed();
 }

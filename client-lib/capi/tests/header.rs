@@ -79,9 +79,12 @@ fn c_and_cxx_accept_the_header_alone() {
 }
 
 #[test]
-fn the_example_compiles_without_a_warning() {
+fn the_examples_compile_without_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
-    let object = dir.path().join("fill.o");
-    let object = object.to_str().expect("UTF-8");
-    compile("cc", &["-std=c11", "-O2", "-c", "-o", object], &crate_dir().join("examples/fill.c"));
+    for example in ["fill", "share"] {
+        let object = dir.path().join(example).with_extension("o");
+        let object = object.to_str().expect("UTF-8");
+        let source = crate_dir().join("examples").join(example).with_extension("c");
+        compile("cc", &["-std=c11", "-O2", "-c", "-o", object], &source);
+    }
 }

@@ -1,26 +1,31 @@
 //! A connection whose answers are read by a task.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
-use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
+use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio_seqpacket::UnixSeqpacket;
-use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
+use tokio_seqpacket::ancillary::{
+    AncillaryMessageReader, AncillaryMessageWriter, OwnedAncillaryMessage,
+};
+use tokio_seqpacket::{MessageInfo, UnixSeqpacket};
 
 use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
 use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
+use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket;
 
@@ -316,44 +321,30 @@ impl Link {
     }
 
     /// Receives one packet.
-    async fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Fds), Ending> {
-        match self.receive_once(buffer).await {
+    async fn receive(&self) -> Result<Packet, Ending> {
+        match self.receive_once().await {
             // The kernel reports a reset once, before what is still queued: the epitaph.
-            Err(error) if is_closed(&error) => self.receive_once(buffer).await,
+            Err(error) if is_closed(&error) => self.receive_once().await,
             other => other,
         }
         .unwrap_or_else(|error| Err(ending(&error)))
     }
 
-    async fn receive_once(&self, buffer: &mut [u8]) -> io::Result<Result<(usize, Fds), Ending>> {
-        let mut space = [0; CONTROL_BYTES];
-        let (info, control) = self.socket.recv_with_ancillary(buffer, &mut space).await?;
-        let mut fds = Fds::default();
-        if control.is_truncated() || info.ancillary_truncated() {
-            // The space is larger than a message's fds, so it is this process that has no room.
-            fds.cut_short();
-        }
-        let mut excess = false;
-        for part in control.into_messages() {
-            if let OwnedAncillaryMessage::FileDescriptors(received) = part {
-                for fd in received {
-                    excess |= fds.push(fd).is_err();
-                }
-            }
-        }
-        Ok(if info.truncated() {
-            Err(Ending::Violation(Violation::TooLong))
-        } else if excess {
-            Err(Ending::Violation(Violation::FdCount))
-        } else if info.bytes_read() == 0 {
-            Err(Ending::Closed)
-        } else {
-            Ok((info.bytes_read(), fds))
+    async fn receive_once(&self) -> io::Result<Result<Packet, Ending>> {
+        // The thread's buffer is borrowed for one look at the socket only: a task that waits holds
+        // none, and may go on in another thread.
+        poll_fn(|context| {
+            let mut buffer = Scratch::incoming();
+            let mut space = [0; CONTROL_BYTES];
+            let polled = self.socket.poll_recv_with_ancillary(context, &mut buffer, &mut space);
+            let (info, control) = ready!(polled)?;
+            Poll::Ready(Ok(unpack(info, control, &buffer)))
         })
+        .await
     }
 
-    fn deliver(&self, packet: &[u8], fds: Fds) -> Result<(), Ending> {
-        match proto::sort(packet).map_err(Ending::Violation)? {
+    fn deliver(&self, (packet, fds): Packet) -> Result<(), Ending> {
+        match proto::sort(&packet).map_err(Ending::Violation)? {
             Arrival::Epitaph(epitaph) => Err(Ending::Epitaph(epitaph)),
             Arrival::Answer(answer) => {
                 let mut ledger = self.ledger();
@@ -361,22 +352,47 @@ impl Link {
                 let waiter = ledger.close(answer.seq);
                 drop(ledger);
                 // Nobody waits any more when the future was dropped: the answer goes, with its fds.
-                let _ = waiter.map(|waiter| waiter.send((packet.to_vec(), fds)));
+                let _ = waiter.map(|waiter| waiter.send((packet, fds)));
                 Ok(())
             }
         }
     }
 }
 
+/// What was received, taken out of the buffers it was received into.
+fn unpack(
+    info: MessageInfo,
+    control: AncillaryMessageReader<'_>,
+    buffer: &[u8],
+) -> Result<Packet, Ending> {
+    let mut fds = Fds::default();
+    if control.is_truncated() || info.ancillary_truncated() {
+        // The space is larger than a message's fds, so it is this process that has no room.
+        fds.cut_short();
+    }
+    let mut excess = false;
+    for part in control.into_messages() {
+        if let OwnedAncillaryMessage::FileDescriptors(received) = part {
+            for fd in received {
+                excess |= fds.push(fd).is_err();
+            }
+        }
+    }
+    if info.truncated() {
+        Err(Ending::Violation(Violation::TooLong))
+    } else if excess {
+        Err(Ending::Violation(Violation::FdCount))
+    } else if info.bytes_read() == 0 {
+        Err(Ending::Closed)
+    } else {
+        Ok((buffer.get(..info.bytes_read()).unwrap_or_default().to_vec(), fds))
+    }
+}
+
 /// Reads for everybody until the connection ends.
 async fn read(link: Arc<Link>) {
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     let ending = loop {
-        let delivered = match link.receive(&mut buffer).await {
-            Ok((length, fds)) => link.deliver(buffer.get(..length).unwrap_or_default(), fds),
-            Err(ending) => Err(ending),
-        };
-        if let Err(ending) = delivered {
+        if let Err(ending) = link.receive().await.and_then(|packet| link.deliver(packet)) {
             break ending;
         }
     };

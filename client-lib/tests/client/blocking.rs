@@ -10,7 +10,7 @@ use gpu_broker_client::protocol::object::BufferExported;
 use gpu_broker_client::protocol::syncobj::{SyncobjOf, SyncobjWaited};
 use gpu_broker_client::protocol::{
     BufferId, ContextId, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SyncobjId,
-    Violation, codec,
+    Violation, codec, limits,
 };
 use gpu_broker_client::{Connection, Error, SyncobjSet};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -353,6 +353,31 @@ fn submitting_again_allocates_nothing() {
         });
         assert_eq!(info.count_total, 0, "{info:?}");
     });
+}
+
+#[test]
+fn a_thread_needs_one_receive_buffer_for_all_its_connections() {
+    let serve = |daemon: Fake| {
+        daemon.greet();
+        daemon.pong(daemon.expect(Opcode::Ping), 1);
+        // Keeps the socket until the client is done with it.
+        daemon.next()
+    };
+    let allocated = || {
+        let (daemon, fd) = fake::pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || serve(daemon));
+            let work = || {
+                let connection = Connection::from_fd(fd, "test").expect("greeted");
+                assert_eq!(connection.ping(1).expect("answered"), 1);
+            };
+            allocation_counter::measure(work).bytes_total
+        })
+    };
+    let message = limits::MESSAGE_BYTES_MAX as u64;
+    let (first, second) = (allocated(), allocated());
+    assert!(first >= message, "the measure sees the buffer: {first}");
+    assert!(second < message / 16, "{second} bytes for a connection");
 }
 
 /// A socket that somebody made non-blocking is waited for.

@@ -104,6 +104,32 @@ async fn fds_go_there_and_come_back() {
     fake.await.expect("no panic");
 }
 
+#[test]
+fn a_connection_brings_no_receive_buffer_of_its_own() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let allocated = || {
+        let (daemon, fd) = fake::pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                daemon.greet();
+                daemon.pong(daemon.expect(Opcode::Ping), 1);
+                // Keeps the socket until the client is done with it.
+                daemon.next()
+            });
+            let work = async {
+                let connection = Connection::from_fd(fd, "test").await.expect("greeted");
+                assert_eq!(connection.ping(1).await.expect("answered"), 1);
+            };
+            allocation_counter::measure(|| runtime.block_on(work)).bytes_total
+        })
+    };
+    let message = gpu_broker_client::protocol::limits::MESSAGE_BYTES_MAX as u64;
+    let (first, second) = (allocated(), allocated());
+    assert!(first >= message, "the measure sees the thread's buffer: {first}");
+    assert!(second < message / 8, "{second} bytes for a connection");
+}
+
 #[tokio::test]
 async fn an_epitaph_reaches_everybody() {
     let (daemon, connection) = connect().await;
