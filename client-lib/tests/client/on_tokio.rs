@@ -114,8 +114,6 @@ fn a_connection_brings_no_receive_buffer_of_its_own() {
             scope.spawn(move || {
                 daemon.greet();
                 daemon.pong(daemon.expect(Opcode::Ping), 1);
-                // Keeps the socket until the client is done with it.
-                daemon.next()
             });
             let work = async {
                 let connection = Connection::from_fd(fd, "test").await.expect("greeted");
