@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use gpu_broker_client::gen9::{Batch, Compare, Depth, Rectangle, Surface};
 use gpu_broker_client::{Buffer, Context, FenceState, SyncobjSet};
+use gpu_broker_protocol::object::domain;
 use gpu_broker_protocol::param::{
     ContextParam, EngineExtension, EngineMap, Extension, clone_flag, number,
 };
@@ -247,6 +248,47 @@ fn a_buffer_is_drawn_into_by_another_session() {
     drop((work, work_here));
     drop((context, context_here, gate, batch, reader, result, picture, drawn, read, here, there));
     daemon.settles_to(&before);
+    daemon.assert_unharmed();
+}
+
+/// SET_DOMAIN, PREAD and PWRITE are answered when the GPU is done, and hold up nobody else.
+#[test]
+fn the_cpu_looks_when_the_gpu_is_done() {
+    let mut daemon = Daemon::start();
+    let broker = connect(&daemon, "coherent");
+    let (gate, result) =
+        (broker.create_buffer(4096).expect("room"), broker.create_buffer(4096).expect("room"));
+    let mut commands = gated();
+    commands.store_dword(RESULT, 0x99).end();
+    let batch = buffer_with(&broker, &commands);
+    let context = broker.context().create().expect("there is room");
+    let work = context.execbuf().object_at(&gate, GATE).object_at(&result, RESULT).write();
+    work.batch(&batch).submit().expect("it is all legal");
+    let seen = || {
+        let mut bytes = [0; 4];
+        result.read(0, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+    };
+    // The batch itself is only read: to look at it, there is nothing to wait for.
+    batch.set_domain(domain::CPU, 0).expect("nobody writes it");
+    std::thread::scope(|scope| {
+        let moved = scope.spawn(|| result.set_domain(domain::CPU, 0).map(|()| dword(&result, 0)));
+        let read = scope.spawn(seen);
+        let written = scope.spawn(|| batch.write(0, &[0; 4]));
+        for payload in 0..1000 {
+            assert_eq!(broker.ping(payload).expect("answered"), payload);
+        }
+        let early = moved.is_finished() || read.is_finished() || written.is_finished();
+        assert!(!early, "the GPU has not begun");
+        open(&gate);
+        assert_eq!(moved.join().expect("no panic").expect("answered"), 0x99);
+        assert_eq!(read.join().expect("no panic").expect("answered"), 0x99);
+        written.join().expect("no panic").expect("answered");
+    });
+    assert_eq!(dword(&batch, 0), 0);
+    // Throttled work is old work; there is none left.
+    broker.throttle().expect("answered");
+    assert_eq!(errno(result.read(4093, &mut [0; 4])), EINVAL);
+    assert_eq!(errno(result.set_domain(2, 0)), EINVAL, "a domain of the GPU");
     daemon.assert_unharmed();
 }
 
