@@ -58,12 +58,12 @@ fn context(broker: &Connection, priority: Option<i32>) -> Context {
     context
 }
 
-/// Where the runtime keeps the tag that it looks at, and its batches.
+/// Where the runtime keeps the tag that it looks at, in the last megabyte that needs no sign
+/// extension, and its batches.
 const TAG: u64 = 0x8000_0000_0000 - 0x10_0000;
 const BATCH: u64 = 0x10_0000;
 
 fn submit(context: &Context, tag: &Buffer, batch: &Buffer) {
-    // Addresses above 47 bits are written with bit 47 extended, as the hardware wants them.
     let all = object_flag::ASYNC | object_flag::CAPTURE;
     let mut work = context.execbuf().object_at(tag, TAG).write().object_flags(all);
     work = work.batch_at(batch, BATCH).object_flags(all);
