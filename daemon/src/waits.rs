@@ -616,13 +616,13 @@ mod tests {
         assert_eq!(begun(waits.begin_throttle(old(10), 2, &device)), Ok(None));
         assert_eq!(begun(waits.begin_throttle(old(25), 3, &device)), Ok(None));
         assert_eq!(*device.tokens.borrow(), [2], "one watch for all");
+        assert_eq!(begun(waits.begin_throttle(old(30), 4, &device)), Ok(None));
         device.queued.replace(vec![20, 30]);
         waits.fired(Time(0), 2, 0, &device);
         assert_eq!(finished(&waits), [(2, Some(-9))]);
         device.queued.replace(vec![30]);
         waits.fired(Time(0), 3, 0, &device);
         assert_eq!(finished(&waits), [(2, Some(-9)), (3, Some(-9))]);
-        assert_eq!(begun(waits.begin_throttle(old(30), 4, &device)), Ok(None));
         waits.cancel(&device);
         assert_eq!(device.taken_back.borrow().len(), 1);
     }

@@ -22,7 +22,7 @@ use gpu_broker_protocol::syncobj::{
     SyncobjTimelineSignal, SyncobjTransfer, SyncobjWait, flag,
 };
 use gpu_broker_protocol::{BufferId, EpitaphCode, Opcode, Reply, Request, SyncobjId, codec};
-use gpu_broker_tests::{Batch, Builder, Daemon, Message, Raw, RawBuffer, raw};
+use gpu_broker_tests::{Batch, Builder, Daemon, Message, Raw, RawBuffer, eventually, raw};
 
 use super::attack;
 use super::fds::no_fences;
@@ -476,6 +476,7 @@ fn as_many_syncobjs_as_there_may_be() {
 #[test]
 fn a_flood_of_exports() {
     attack(Builder::new(), |daemon| {
+        let fds = daemon.footprint().fds;
         let mut client = daemon.client("flood");
         let object = syncobj(&mut client);
         let buffer = client.create_buffer(4096);
@@ -504,17 +505,19 @@ fn a_flood_of_exports() {
         drop(kept);
         drop(exported(export(&mut client, object, 0)));
         // Asked for, and never taken: the session ends with all of them on their way.
-        while client
-            .send_now(
-                &raw::encoded(
-                    9,
-                    Request::SyncobjExport(SyncobjExport { syncobj: object, flags: 0, point: 0 }),
-                    &mut Vec::new(),
-                ),
-                &[],
-            )
-            .is_ok()
-        {}
+        let ask = SyncobjExport { syncobj: object, flags: 0, point: 0 };
+        let ask = raw::encoded(9, Request::SyncobjExport(ask), &mut Vec::new());
+        while client.send_now(&ask, &[]).is_ok() {}
+        drop(client);
+        // The daemon may have heard that the client is gone before the kernel had closed those. It
+        // looks for them again when other sessions export.
+        eventually("the fds on their way are given back", || {
+            let mut other = daemon.client("sweeper");
+            let object = syncobj(&mut other);
+            drop(exported(export(&mut other, object, 0)));
+            drop(other);
+            (daemon.footprint().fds <= fds).then_some(())
+        });
     });
 }
 

@@ -80,12 +80,14 @@ impl SyncobjExports {
         Ok(export.syncobj.clone())
     }
 
-    /// A file is closed: drops what it exported and nobody holds any more. What others hold is
-    /// left to later looks.
+    /// A file is closed: drops what it exported and nobody holds any more, and what earlier files
+    /// left if there is not much to look through.
     pub(super) fn file_closed(&self, of_file: &Arc<Quota>) {
         // Each export holds a permit, and the permit the quota.
         if Arc::strong_count(of_file) > 1 {
-            self.lock().sweep(|export| export.permits[0].is_of(of_file));
+            let mut table = self.lock();
+            let few = table.by_cookie.len() <= SWEEP_MIN;
+            table.sweep(|export| few || export.permits[0].is_of(of_file));
         }
     }
 
