@@ -126,7 +126,7 @@ pub struct SyncobjTransfer {
 /// SYNCOBJ_HANDLE_TO_FD.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncobjExport {
-    /// Which; unknown is ENOENT.
+    /// Which; unknown is EINVAL, with [`flag::SYNC_FILE`] ENOENT.
     pub syncobj: SyncobjId,
     /// 0, or [`flag::SYNC_FILE`] perhaps with [`flag::TIMELINE`].
     pub flags: u32,
