@@ -42,8 +42,8 @@ impl<H: Hands> Session<H> {
     /// Returns when the work is queued. Nothing that happens to the context between its lookup and
     /// that moment makes the request fail: it came before a DESTROY that overtakes it, or its work
     /// is cancelled with the context's. So where the kernel answers late (rows 27 and 28) we answer
-    /// success, and the syncobjs are signalled with the error in both cases. If it was not done at once the device reports it, and the
-    /// daemon calls [`Session::handle_completion`].
+    /// success, and the syncobjs are signalled with the error in both cases. If it was not done at
+    /// once the device reports it, and the daemon calls [`Session::handle_completion`].
     ///
     /// # Errors
     /// Rule table §13, the first that applies: EINVAL for the request's own fields; EPERM (ENODEV
