@@ -4,7 +4,7 @@
 //! thread is used for as long as it takes to answer. That keeps an idle client at some hundred
 //! bytes and costs nothing (`performance.md`, "Idle client memory").
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX};
 use gpu_broker_protocol::{Header, Reason, Refusal, Violation, codec};
 use rustix::cmsg_space;
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -94,6 +94,11 @@ pub(crate) struct Socket {
     /// `None` when it could not be watched any more.
     fd: Option<AsyncFd<OwnedFd>>,
     watches_room: bool,
+    /// The kernel said that there is a packet, and none was received since.
+    announced: Cell<bool>,
+    /// The last look behind a packet found another. Who takes turns with us on one processor has
+    /// sent the next request by then; of many clients hardly one has.
+    expects_more: Cell<bool>,
 }
 
 impl Socket {
@@ -103,7 +108,8 @@ impl Socket {
     /// The kernel cannot watch it (ENOMEM, ENOSPC).
     pub(crate) fn new(accepted: UnixSeqpacket) -> io::Result<Self> {
         let fd = watch(accepted.into(), Interest::READABLE)?;
-        Ok(Self { fd: Some(fd), watches_room: false })
+        let (announced, expects_more) = (Cell::new(true), Cell::new(true));
+        Ok(Self { fd: Some(fd), watches_room: false, announced, expects_more })
     }
 
     /// Gives the socket up to be closed; `None` if it is closed.
@@ -135,11 +141,27 @@ impl Socket {
     ) -> Poll<io::Result<Received>> {
         let watched = self.watched()?;
         loop {
-            let mut ready = ready!(watched.poll_read_ready(cx))?;
+            let Poll::Ready(ready) = watched.poll_read_ready(cx) else {
+                self.announced.set(true);
+                return Poll::Pending;
+            };
+            let mut ready = ready?;
+            let announced = self.announced.get();
+            if !announced && !self.expects_more.get() && is_empty(watched.get_ref()) {
+                ready.clear_ready();
+                continue;
+            }
             match receive(watched.get_ref().as_fd(), into) {
-                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::AGAIN) => {
+                    self.expects_more.set(announced && self.expects_more.get());
+                    ready.clear_ready();
+                }
                 Err(Errno::INTR) => {}
-                result => return Poll::Ready(result.map_err(io::Error::from)),
+                result => {
+                    self.expects_more.set(!announced || self.expects_more.get());
+                    self.announced.set(false);
+                    return Poll::Ready(result.map_err(io::Error::from));
+                }
             }
         }
     }
@@ -180,6 +202,13 @@ impl Socket {
 )]
 fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
+}
+
+/// Whether nothing is queued: a third of what it costs to find out by receiving nothing. A packet
+/// that comes after the answer is a new edge, and wakes. An empty packet, which ends a session,
+/// does not count, and goes unseen until the next packet or the hang-up.
+fn is_empty(socket: &OwnedFd) -> bool {
+    ioctl_fionread(socket).is_ok_and(|bytes| bytes == 0)
 }
 
 fn receive(socket: BorrowedFd<'_>, into: &mut Inbound) -> Result<Received, Errno> {
