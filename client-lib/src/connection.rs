@@ -508,13 +508,13 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    use gpu_broker_protocol::message::Limits;
-    use gpu_broker_protocol::{Header, version};
+    use gpu_broker_protocol::Header;
     use rustix::net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
     };
 
     use super::*;
+    use crate::proto::tests::sample_hello;
 
     /// A daemon that welcomes the client and then answers a number that nobody asked under.
     fn confused_daemon(socket: &OwnedFd) {
@@ -577,39 +577,5 @@ mod tests {
             assert_eq!(error.errno(), Errno::NOTSOCK.raw_os_error());
         }
         assert!(matches!(open(), Err(Ending::Lost(Errno::NOTSOCK))));
-    }
-
-    fn sample_hello() -> HelloReply {
-        HelloReply {
-            major: version::MAJOR,
-            minor: version::MINOR_MAX,
-            features: 0,
-            session: SessionId(1),
-            limits: Limits {
-                message_bytes: 0,
-                fds_per_message: 0,
-                contexts: 0,
-                vms: 0,
-                buffers: 0,
-                buffer_bytes: 0,
-                buffer_memory_bytes: 0,
-                objects_per_execbuf: 0,
-                submissions_in_flight: 0,
-                pending_waits: 0,
-                fences: 0,
-            },
-            device: DeviceInfo {
-                driver: String::new(),
-                name: String::new(),
-                vendor_id: 0,
-                device_id: 0,
-                revision: 0,
-                graphics_version: 9,
-                gtt_bytes: 0,
-                timestamp_hz: 0,
-                wedged: false,
-                engines: Vec::new(),
-            },
-        }
     }
 }

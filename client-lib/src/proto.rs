@@ -321,7 +321,7 @@ pub(crate) fn check_hello(reply: HelloReply) -> Result<HelloReply, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use gpu_broker_protocol::message::Ping;
     use gpu_broker_protocol::refusal::Reason;
     use gpu_broker_protocol::{EpitaphCode, Refusal};
@@ -469,7 +469,8 @@ mod tests {
         assert!(settled(version::MAJOR + 1, 0).is_err());
     }
 
-    fn sample_hello() -> HelloReply {
+    /// A welcome, for tests that play the daemon.
+    pub(crate) fn sample_hello() -> HelloReply {
         use gpu_broker_protocol::SessionId;
         use gpu_broker_protocol::message::{DeviceInfo, Limits};
         HelloReply {
