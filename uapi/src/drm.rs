@@ -1,6 +1,6 @@
 //! Structures and ioctl numbers of `drm.h`. User pointers are `u64`.
 
-use crate::ioctl::{abi, ioctls};
+use crate::ioctl::{abi, constants, ioctls};
 
 abi! {
     drm_version: 64 {
@@ -129,4 +129,24 @@ ioctls! {
     DRM_IOCTL_SYNCOBJ_QUERY = 0xc01864cb, iowr<drm_syncobj_timeline_array>(0xcb);
     DRM_IOCTL_SYNCOBJ_TRANSFER = 0xc02064cc, iowr<drm_syncobj_transfer>(0xcc);
     DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL = 0xc01864cd, iowr<drm_syncobj_timeline_array>(0xcd);
+}
+
+constants! { u64, CAPS:
+    DRM_CAP_PRIME = 0x5;
+    DRM_CAP_SYNCOBJ = 0x13;
+    DRM_CAP_SYNCOBJ_TIMELINE = 0x14;
+    DRM_PRIME_CAP_IMPORT = 0x1;
+    DRM_PRIME_CAP_EXPORT = 0x2;
+}
+
+constants! { u32, FLAGS:
+    DRM_RDWR = 0x2;
+    DRM_CLOEXEC = 0o2000000;
+    DRM_SYNCOBJ_CREATE_SIGNALED = 1;
+    DRM_SYNCOBJ_FD_TO_HANDLE_FLAGS_IMPORT_SYNC_FILE = 1;
+    DRM_SYNCOBJ_HANDLE_TO_FD_FLAGS_EXPORT_SYNC_FILE = 1;
+    DRM_SYNCOBJ_WAIT_FLAGS_WAIT_ALL = 1;
+    DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT = 2;
+    DRM_SYNCOBJ_WAIT_FLAGS_WAIT_AVAILABLE = 4;
+    DRM_SYNCOBJ_QUERY_FLAGS_LAST_SUBMITTED = 1;
 }

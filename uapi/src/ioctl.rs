@@ -1,5 +1,10 @@
 //! How an ioctl number is put together (`asm-generic/ioctl.h`): direction, size, type, number.
 
+/// The type byte of sync_file ioctls.
+pub const SYNC_IOC_MAGIC: u32 = b'>' as u32;
+/// The type byte of dma-buf ioctls.
+pub const DMA_BUF_BASE: u32 = b'b' as u32;
+
 /// The type byte of every DRM ioctl.
 pub const DRM_IOCTL_BASE: u32 = b'd' as u32;
 /// Numbers of a driver's own ioctls start here.
@@ -8,37 +13,55 @@ pub const DRM_COMMAND_BASE: u32 = 0x40;
 const WRITE: u32 = 1 << 30;
 const READ: u32 = 2 << 30;
 
-const fn number(direction: u32, nr: u32, size: usize) -> u32 {
+const fn number(direction: u32, kind: u32, nr: u32, size: usize) -> u32 {
     assert!(size < 1 << 14, "an ioctl's size has fourteen bits");
     assert!(nr < 1 << 8, "an ioctl's number has eight bits");
     // The assertion above keeps the size within its field.
     #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
     let size = size as u32;
-    direction | size << 16 | DRM_IOCTL_BASE << 8 | nr
+    direction | size << 16 | kind << 8 | nr
 }
 
 /// `DRM_IO`: no argument.
 #[must_use]
 pub const fn io(nr: u32) -> u32 {
-    number(0, nr, 0)
+    number(0, DRM_IOCTL_BASE, nr, 0)
 }
 
 /// `DRM_IOW`: the kernel reads a `T`.
 #[must_use]
 pub const fn iow<T>(nr: u32) -> u32 {
-    number(WRITE, nr, size_of::<T>())
+    number(WRITE, DRM_IOCTL_BASE, nr, size_of::<T>())
 }
 
 /// `DRM_IOR`: the kernel writes a `T`.
 #[must_use]
 pub const fn ior<T>(nr: u32) -> u32 {
-    number(READ, nr, size_of::<T>())
+    number(READ, DRM_IOCTL_BASE, nr, size_of::<T>())
 }
 
 /// `DRM_IOWR`: the kernel reads and writes a `T`.
 #[must_use]
 pub const fn iowr<T>(nr: u32) -> u32 {
-    number(READ | WRITE, nr, size_of::<T>())
+    number(READ | WRITE, DRM_IOCTL_BASE, nr, size_of::<T>())
+}
+
+/// As [`iowr`], of a sync_file.
+#[must_use]
+pub const fn sync_iowr<T>(nr: u32) -> u32 {
+    number(READ | WRITE, SYNC_IOC_MAGIC, nr, size_of::<T>())
+}
+
+/// As [`iow`], of a dma-buf.
+#[must_use]
+pub const fn dma_buf_iow<T>(nr: u32) -> u32 {
+    number(WRITE, DMA_BUF_BASE, nr, size_of::<T>())
+}
+
+/// As [`iowr`], of a dma-buf.
+#[must_use]
+pub const fn dma_buf_iowr<T>(nr: u32) -> u32 {
+    number(READ | WRITE, DMA_BUF_BASE, nr, size_of::<T>())
 }
 
 /// Declares a structure with its size and the offset of each field asserted, and lists it for the
@@ -81,7 +104,17 @@ macro_rules! ioctls {
     };
 }
 
-pub(crate) use {abi, ioctls};
+/// Declares flags and other numbers, and lists them for the comparison with the C headers.
+macro_rules! constants {
+    ($ty:ty, $list:ident: $($name:ident = $value:expr;)*) => {
+        $(pub const $name: $ty = $value;)*
+
+        /// Numbers of this module: name and value.
+        pub const $list: &[(&str, $ty)] = &[$((stringify!($name), $name),)*];
+    };
+}
+
+pub(crate) use {abi, constants, ioctls};
 
 /// The all-zero value of a field; padding that is not zero is refused by the kernel.
 pub(crate) trait Zero {

@@ -17,3 +17,4 @@
 pub mod drm;
 pub mod i915;
 pub mod ioctl;
+pub mod sync;
