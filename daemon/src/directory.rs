@@ -121,6 +121,9 @@ impl<D: Device> EventSink for Entry<D> {
                 }
             }
             DeviceEvent::BufferIdle { token } => self.fired(Fired { token, first: 0 }),
+            DeviceEvent::BuffersIdle { token, lost } => {
+                self.fired(Fired { token, first: lost.into() });
+            }
             DeviceEvent::SyncobjsReady { token, first } => self.fired(Fired { token, first }),
         }
     }

@@ -64,6 +64,7 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
         DeviceError::NotASyncobj => wrong_fd("a syncobj of this daemon"),
         DeviceError::NoFence => Reason::SyncobjEmpty.into(),
         DeviceError::Lost => Reason::DeviceWedged.into(),
+        DeviceError::PagesGone => Reason::UserptrInvalidated.into(),
         DeviceError::Os { errno, doing } => {
             Refusal::new(Reason::DeviceError).with_errno(*errno).with_detail(*doing)
         }

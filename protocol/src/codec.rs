@@ -14,6 +14,7 @@ use crate::message::*;
 use crate::object::*;
 use crate::refusal::{Refusal, RefusalBody};
 use crate::syncobj::*;
+use crate::userptr::UserptrCreate;
 use crate::violation::Violation;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<BODY_BYTES_MAX>> =
@@ -189,6 +190,8 @@ control_messages! {
     BufferMadvise: body -> body;
     BufferExport: body -> body;
     BufferImport: body -> body;
+    UserptrCreate: body -> body;
+    UserptrInvalidate: body -> none;
     SyncobjCreate: body -> body;
     SyncobjDestroy: body -> none;
     SyncobjReset: body -> none;
@@ -348,6 +351,10 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             Self::BufferImport(BufferImport { fd }) => {
                 Request::BufferImport(BufferImport { fd: f(fd)? })
             }
+            Self::UserptrCreate(UserptrCreate { memfd, offset, length, flags }) => {
+                Request::UserptrCreate(UserptrCreate { memfd: f(memfd)?, offset, length, flags })
+            }
+            Self::UserptrInvalidate(body) => Request::UserptrInvalidate(body),
             Self::SyncobjCreate(body) => Request::SyncobjCreate(body),
             Self::SyncobjDestroy(body) => Request::SyncobjDestroy(body),
             Self::SyncobjReset(body) => Request::SyncobjReset(body),
@@ -410,6 +417,8 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
                 Reply::BufferExport(BufferExported { fd: f(fd)? })
             }
             Self::BufferImport(body) => Reply::BufferImport(body),
+            Self::UserptrCreate(body) => Reply::UserptrCreate(body),
+            Self::UserptrInvalidate => Reply::UserptrInvalidate,
             Self::SyncobjCreate(body) => Reply::SyncobjCreate(body),
             Self::SyncobjDestroy => Reply::SyncobjDestroy,
             Self::SyncobjReset => Reply::SyncobjReset,

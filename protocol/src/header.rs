@@ -136,6 +136,10 @@ opcodes! {
     BufferExport = 0x030d,
     /// PRIME_FD_TO_HANDLE.
     BufferImport = 0x030e,
+    /// i915 GEM_USERPTR over a memfd.
+    UserptrCreate = 0x0320,
+    /// The pages of a range become others; the reply comes when no work uses the old ones.
+    UserptrInvalidate = 0x0321,
     /// i915 GEM_EXECBUFFER2; fixed layout, see [`crate::execbuf`].
     Execbuf = 0x0401,
     /// State of a fence fd.

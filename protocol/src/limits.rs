@@ -28,6 +28,15 @@ pub const BUFFERS_PER_SESSION_MAX: u32 = 16 * 1024;
 pub const BUFFER_BYTES_MAX: u64 = 1 << 34;
 /// Bytes of all buffers of one session.
 pub const BUFFER_MEMORY_PER_SESSION_BYTES_MAX: u64 = 1 << 36;
+/// Bytes of an application's memory that one session may have mapped by the daemon: of each memfd
+/// that buffers of the session are over, once, from its start to its end.
+pub const USERPTR_MEMORY_PER_SESSION_BYTES_MAX: u64 = 1 << 36;
+/// Memfds that buffers of one session may be over.
+pub const USERPTR_MEMFDS_PER_SESSION_MAX: u32 = 1024;
+/// Bytes of a memfd that a buffer may be over.
+pub const USERPTR_MEMFD_BYTES_MAX: u64 = BUFFER_BYTES_MAX;
+/// Milliseconds USERPTR_INVALIDATE may wait for the GPU.
+pub const USERPTR_INVALIDATE_MS_MAX: u64 = 60_000;
 /// Objects of one EXECBUF. As many fit in a message beside the header and the fixed part; other
 /// lists share that room.
 pub const OBJECTS_PER_EXECBUF_MAX: u32 = 1024;
@@ -97,6 +106,8 @@ const _: () = {
 const _: () = assert!(SYNCOBJS_PER_REQUEST_MAX <= SYNCOBJS_PER_SESSION_MAX as usize);
 const _: () = assert!(OBJECTS_PER_EXECBUF_MAX <= BUFFERS_PER_SESSION_MAX);
 const _: () = assert!(BUFFER_BYTES_MAX <= BUFFER_MEMORY_PER_SESSION_BYTES_MAX);
+const _: () = assert!(USERPTR_MEMFD_BYTES_MAX <= USERPTR_MEMORY_PER_SESSION_BYTES_MAX);
+const _: () = assert!(USERPTR_MEMFDS_PER_SESSION_MAX <= BUFFERS_PER_SESSION_MAX);
 const _: () = assert!(BUFFER_BYTES_MAX.is_multiple_of(PAGE_BYTES));
 const _: () = assert!(ENGINE_SLOTS_MAX <= 64, "execbuf selects a slot with six bits");
 const _: () = assert!(FDS_PER_MESSAGE_MAX < 253, "SCM_MAX_FD");

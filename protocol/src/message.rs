@@ -11,6 +11,7 @@ use crate::object::*;
 use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
 use crate::status::{StatusPage, StatusQuery};
 use crate::syncobj::*;
+use crate::userptr::{UserptrCreate, UserptrInvalidate};
 use crate::violation::Epitaph;
 
 /// Stands for an fd in an encoded body. Takes no bytes.
@@ -84,6 +85,10 @@ pub enum Request<Fd> {
     BufferExport(BufferExport),
     /// [`BufferImport`]
     BufferImport(BufferImport<Fd>),
+    /// [`UserptrCreate`]
+    UserptrCreate(UserptrCreate<Fd>),
+    /// [`UserptrInvalidate`]
+    UserptrInvalidate(UserptrInvalidate),
     /// [`SyncobjCreate`]
     SyncobjCreate(SyncobjCreate),
     /// [`SyncobjDestroy`]
@@ -175,6 +180,10 @@ pub enum Reply<Fd> {
     BufferExport(BufferExported<Fd>),
     /// To BUFFER_IMPORT.
     BufferImport(BufferCreated),
+    /// To USERPTR_CREATE.
+    UserptrCreate(BufferCreated),
+    /// To USERPTR_INVALIDATE.
+    UserptrInvalidate,
     /// To SYNCOBJ_CREATE.
     SyncobjCreate(SyncobjOf),
     /// To SYNCOBJ_DESTROY.

@@ -16,6 +16,8 @@ pub mod errno {
     pub const EINTR: i32 = 4;
     /// The device or the work on it is lost.
     pub const EIO: i32 = 5;
+    /// No such device or address: not for this object.
+    pub const ENXIO: i32 = 6;
     /// Too much.
     pub const E2BIG: i32 = 7;
     /// Try again.
@@ -297,6 +299,78 @@ reasons! {
     /// PRIME_HANDLE_TO_FD
     BufferExportFlags = 316, EINVAL, "buffer-export-flags",
         "only CLOEXEC and RDWR are flags of a buffer's export";
+
+    // 340..: userptr (§14)
+    /// §14: no LLC and no snooping.
+    UserptrUnsupported = 340, ENODEV, "userptr-unsupported",
+        "the device cannot use an application's memory; copy into a buffer";
+    /// §14
+    UserptrFlags = 341, EINVAL, "userptr-flags",
+        "only READ_ONLY and PROBE are flags of an application's memory";
+    /// §14
+    UserptrUnsynchronized = 342, ENODEV, "userptr-unsynchronized",
+        "memory is never shared without invalidation; leave UNSYNCHRONIZED out";
+    /// §14: size 0 or not whole pages.
+    UserptrAlignment = 343, EINVAL, "userptr-alignment",
+        "offset and length must be multiples of the page size, the length at least one page";
+    /// §14: outside the memory there is.
+    UserptrRange = 344, EFAULT, "userptr-range",
+        "the range does not lie inside the memfd; size it first";
+    /// §14
+    UserptrReadOnly = 345, ENODEV, "userptr-read-only",
+        "the device cannot keep the GPU from writing; leave READ_ONLY out";
+    /// Not from `memfd_create`.
+    UserptrNotMemfd = 346, EINVAL, "userptr-not-memfd",
+        "only memory from memfd_create with MFD_ALLOW_SEALING can be shared with the GPU";
+    /// `memfd_secret`
+    UserptrSecret = 347, EINVAL, "userptr-secret",
+        "secret memory cannot be shared with the GPU; use memfd_create";
+    /// `MFD_HUGETLB`
+    UserptrHugetlb = 348, EINVAL, "userptr-hugetlb",
+        "a memfd of hugetlb pages cannot be shared; leave MFD_HUGETLB out, transparent ones are fine";
+    /// It could be cut off under the GPU, or is sealed against what was asked.
+    UserptrSeals = 349, EINVAL, "userptr-seals",
+        "the memfd must be sealed with F_SEAL_SHRINK, and against writing only with READ_ONLY";
+    /// The fd does not allow it.
+    UserptrAccess = 350, EACCES, "userptr-access",
+        "the memfd must be open for reading and, without READ_ONLY, for writing";
+    /// A larger file than the daemon maps.
+    UserptrFileTooLarge = 351, E2BIG, "userptr-file-too-large",
+        "the memfd is larger than 16 GiB; share memory in several";
+    /// Quota.
+    UserptrMemoryLimit = 352, ENOMEM, "userptr-memory-limit",
+        "the session shares as much of its memory as it may; close some of those buffers";
+    /// Quota.
+    UserptrFileLimit = 353, ENOMEM, "userptr-file-limit",
+        "the session shares as many memfds as it may; share larger ones";
+    /// §14 MMAP_OFFSET
+    UserptrMap = 354, ENODEV, "userptr-map",
+        "the buffer is the application's memory; map the memfd";
+    /// §14 PREAD, PWRITE
+    UserptrTransfer = 355, EINVAL, "userptr-transfer",
+        "the buffer is the application's memory; read and write that, after BUFFER_SET_DOMAIN";
+    /// §14 PRIME
+    UserptrExport = 356, EINVAL, "userptr-export",
+        "the buffer is the application's memory; pass the memfd on";
+    /// §14 SET_TILING
+    UserptrTiling = 357, ENXIO, "userptr-tiling", "an application's memory is not tiled";
+    /// §14 SET_CACHING
+    UserptrCaching = 358, ENXIO, "userptr-caching", "an application's memory is always cached";
+    /// §14 submit_init, submit_done
+    UserptrInvalidated = 359, EAGAIN, "userptr-invalidated",
+        "the memory was invalidated meanwhile; submit again";
+    /// §14: its pages cannot be had.
+    UserptrPages = 360, EFAULT, "userptr-pages",
+        "the application's memory cannot be reached; it was cut off, or the machine is out of memory";
+    /// INVALIDATE of another buffer.
+    UserptrExpected = 361, EINVAL, "userptr-expected",
+        "the buffer is not an application's memory";
+    /// INVALIDATE took too long.
+    UserptrInUse = 362, ETIME, "userptr-in-use",
+        "the GPU still uses the old pages; keep them and invalidate again";
+    /// INVALIDATE, and the GPU hung meanwhile.
+    UserptrLost = 363, EIO, "userptr-lost",
+        "work with the old pages hung or was cancelled; they are free, but what it wrote is not whole";
 
     // 400..: EXECBUF (§13)
     /// §13.1

@@ -16,8 +16,10 @@ pub mod feature {
     pub const FENCE_FDS: u64 = 1 << 0;
     /// CREATE accepts the CLONE extension.
     pub const CONTEXT_CLONE: u64 = 1 << 1;
+    /// USERPTR_CREATE and USERPTR_INVALIDATE.
+    pub const USERPTR: u64 = 1 << 3;
     /// Everything this crate knows.
-    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE;
+    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | USERPTR;
 }
 
 /// The newest minor that the client's range and ours contain, or `None`.

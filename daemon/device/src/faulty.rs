@@ -67,6 +67,8 @@ impl Luck {
 
 const MEMORY: &[DeviceError] = &[DeviceError::OutOfMemory];
 const MEMORY_OR_FDS: &[DeviceError] = &[DeviceError::OutOfMemory, DeviceError::OutOfFds];
+const PAGES: &[DeviceError] =
+    &[DeviceError::OutOfMemory, DeviceError::Os { errno: 14, doing: "pinning pages" }];
 const ANY: &[DeviceError] = &[
     DeviceError::OutOfMemory,
     DeviceError::OutOfFds,
@@ -97,6 +99,7 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     type Buffer = F::Buffer;
     type Fence = F::Fence;
     type Syncobj = F::Syncobj;
+    type UserMemory = F::UserMemory;
 
     fn create_vm(&self) -> Result<F::Vm, DeviceError> {
         self.luck.draw(MEMORY)?;
@@ -194,6 +197,36 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(F::Buffer, u64), DeviceError> {
         self.luck.draw(MEMORY)?;
         self.file.import_buffer(fd)
+    }
+
+    fn map_user_memory(
+        &self,
+        memfd: OwnedFd,
+        size: u64,
+        writable: bool,
+    ) -> Result<F::UserMemory, DeviceError> {
+        self.luck.draw(MEMORY_OR_FDS)?;
+        self.file.map_user_memory(memfd, size, writable)
+    }
+
+    fn create_userptr(
+        &self,
+        memory: &F::UserMemory,
+        offset: u64,
+        size: u64,
+        read_only: bool,
+    ) -> Result<F::Buffer, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.create_userptr(memory, offset, size, read_only)
+    }
+
+    fn pin_userptr(&self, buffer: &F::Buffer) -> Result<(), DeviceError> {
+        self.luck.draw(PAGES)?;
+        self.file.pin_userptr(buffer)
+    }
+
+    fn watch_buffers(&self, buffers: &[&F::Buffer], token: u64) -> bool {
+        self.file.watch_buffers(buffers, token)
     }
 
     fn same_buffer(&self, first: &F::Buffer, second: &F::Buffer) -> bool {

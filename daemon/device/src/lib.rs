@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
+mod error;
 pub mod faulty;
 pub mod soft;
 
@@ -18,6 +19,8 @@ mod conformance;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+pub use error::DeviceError;
 
 /// Class and instance of an engine, numbered as in the i915 interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -60,6 +63,8 @@ pub trait DeviceFile: Send + Sync + 'static {
     type Fence: Clone + Send + Sync + 'static;
     /// A container of a fence or of a timeline of fences. Clones are the same object.
     type Syncobj: Clone + Send + Sync + 'static;
+    /// A memfd of a client, mapped here. Clones are the same mapping; buffers over it keep it.
+    type UserMemory: Clone + Send + Sync + 'static;
 
     /// Makes an empty address space.
     ///
@@ -119,7 +124,8 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// they name the same engine, unless the context has a single timeline.
     ///
     /// # Errors
-    /// Out of memory; the device is wedged. Nothing is queued then.
+    /// Out of memory; the device is wedged; [`DeviceError::PagesGone`] if the pages of a userptr buffer
+    /// were lost since [`Self::pin_userptr`]. Nothing is queued then.
     fn submit(
         &self,
         context: &Self::Context,
@@ -155,6 +161,49 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// # Errors
     /// [`DeviceError::NotABuffer`] for any other fd.
     fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(Self::Buffer, u64), DeviceError>;
+
+    /// Maps the first `size` bytes of a client's memfd; `size` is a positive multiple of 4096. The
+    /// caller has made sure that it is shmem that cannot shrink and has that size, and that the fd
+    /// may be mapped: for writing if `writable`. Its pages are not touched: they may be missing, and
+    /// the client may take them away and put others in their place at any time. Must not block.
+    ///
+    /// # Errors
+    /// Out of memory, mappings or fds.
+    fn map_user_memory(
+        &self,
+        memfd: OwnedFd,
+        size: u64,
+        writable: bool,
+    ) -> Result<Self::UserMemory, DeviceError>;
+
+    /// Makes a buffer that is `size` bytes of a client's memory, `offset` bytes from its start, both
+    /// multiples of 4096 and inside of it (i915 GEM_USERPTR). With `read_only`, a batch that writes it
+    /// faults; memory that was not mapped writable has read-only buffers alone. It is never given to
+    /// [`Self::share_buffer`].
+    ///
+    /// # Errors
+    /// Out of memory; ENODEV if the device has no read-only pages.
+    fn create_userptr(
+        &self,
+        memory: &Self::UserMemory,
+        offset: u64,
+        size: u64,
+        read_only: bool,
+    ) -> Result<Self::Buffer, DeviceError>;
+
+    /// Takes hold of the pages that are behind a userptr buffer now: those are what requests submitted
+    /// from now on use (rule table §14, submit_init). Requests in flight keep what they have. Called
+    /// before the first submission that uses the buffer and before the first after each invalidation;
+    /// its bindings are fresh then. A back end whose kernel does this by itself has nothing to do.
+    /// Must not block.
+    ///
+    /// # Errors
+    /// EFAULT or out of memory: the pages cannot be had.
+    fn pin_userptr(&self, buffer: &Self::Buffer) -> Result<(), DeviceError>;
+
+    /// As [`Self::watch_buffer`], of several buffers together: one [`DeviceEvent::BuffersIdle`] for all
+    /// of them.
+    fn watch_buffers(&self, buffers: &[&Self::Buffer], token: u64) -> bool;
 
     /// Whether two handles are the same memory.
     fn same_buffer(&self, first: &Self::Buffer, second: &Self::Buffer) -> bool;
@@ -257,6 +306,13 @@ pub enum DeviceEvent {
     BufferIdle {
         /// As given there.
         token: u64,
+    },
+    /// The wait of [`DeviceFile::watch_buffers`] is over.
+    BuffersIdle {
+        /// As given there.
+        token: u64,
+        /// One of the requests ended with an error.
+        lost: bool,
     },
     /// The wait of [`DeviceFile::watch_syncobjs`] is over. Also reported from inside the call, of any
     /// file, that puts a fence in: who reports may hold locks of its own.
@@ -500,46 +556,3 @@ pub struct EngineUsage {
     /// Requests found guilty.
     pub faults: u64,
 }
-
-/// Why a device could not.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DeviceError {
-    /// Out of memory.
-    OutOfMemory,
-    /// The process is out of fds.
-    OutOfFds,
-    /// The fd is not a fence of this device.
-    NotAFence,
-    /// The fd is not a buffer of this device.
-    NotABuffer,
-    /// The fd is not a syncobj of this device.
-    NotASyncobj,
-    /// A syncobj holds no fence.
-    NoFence,
-    /// The device is wedged or gone.
-    Lost,
-    /// Anything else: a positive errno and what was being done.
-    Os {
-        /// Positive errno.
-        errno: i32,
-        /// What was being done.
-        doing: &'static str,
-    },
-}
-
-impl std::fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OutOfMemory => f.write_str("out of memory"),
-            Self::OutOfFds => f.write_str("out of file descriptors"),
-            Self::NotAFence => f.write_str("not a fence of this device"),
-            Self::NotABuffer => f.write_str("not a buffer of this device"),
-            Self::NotASyncobj => f.write_str("not a syncobj of this device"),
-            Self::NoFence => f.write_str("a syncobj holds no fence"),
-            Self::Lost => f.write_str("the device is wedged or gone"),
-            Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
-        }
-    }
-}
-
-impl std::error::Error for DeviceError {}

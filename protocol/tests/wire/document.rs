@@ -3,7 +3,9 @@
 use gpu_broker_protocol::execbuf::{flag, object_flag};
 use gpu_broker_protocol::param::number;
 use gpu_broker_protocol::version::feature;
-use gpu_broker_protocol::{EpitaphCode, HeaderFlags, Opcode, Reason, limits, syncobj, version};
+use gpu_broker_protocol::{
+    EpitaphCode, HeaderFlags, Opcode, Reason, limits, syncobj, userptr, version,
+};
 
 use crate::{golden, samples};
 
@@ -102,6 +104,8 @@ fn every_limit() {
         HEADER_BYTES MESSAGE_BYTES_MAX BODY_BYTES_MAX FDS_PER_MESSAGE_MAX CLIENT_NAME_BYTES_MAX
         EXTENSIONS_PER_CHAIN_MAX ENGINE_SLOTS_MAX CONTEXTS_PER_SESSION_MAX VMS_PER_SESSION_MAX
         BUFFERS_PER_SESSION_MAX BUFFER_BYTES_MAX BUFFER_MEMORY_PER_SESSION_BYTES_MAX
+        USERPTR_MEMORY_PER_SESSION_BYTES_MAX USERPTR_MEMFDS_PER_SESSION_MAX USERPTR_MEMFD_BYTES_MAX
+        USERPTR_INVALIDATE_MS_MAX
         OBJECTS_PER_EXECBUF_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
         SYNCOBJS_PER_SESSION_MAX SYNCOBJS_PER_REQUEST_MAX TIMELINE_POINTS_PENDING_MAX
         SYNCOBJ_EXPORTS_PER_SESSION_MAX QUERY_ITEMS_MAX FENCES_PER_EXECBUF_MAX
@@ -121,6 +125,7 @@ fn every_flag() {
     for (name, value) in [
         ("FENCE_FDS", feature::FENCE_FDS),
         ("CONTEXT_CLONE", feature::CONTEXT_CLONE),
+        ("USERPTR", feature::USERPTR),
         ("RING_MASK", flag::RING_MASK),
         ("SECURE", flag::SECURE),
         ("NO_RELOC", flag::NO_RELOC),
@@ -157,7 +162,10 @@ fn every_flag() {
     ] {
         says(&format!("{value:#x} {name}"));
     }
-    assert_eq!(feature::ALL, feature::FENCE_FDS | feature::CONTEXT_CLONE, "a new feature bit");
+    every!("`{}` | {:#x} |", "../../src/userptr.rs", "    pub const ", userptr::flag =>
+        READ_ONLY PROBE UNSYNCHRONIZED UNKNOWN);
+    let all = feature::FENCE_FDS | feature::CONTEXT_CLONE | feature::USERPTR;
+    assert_eq!(feature::ALL, all, "a new feature bit");
 }
 
 #[test]

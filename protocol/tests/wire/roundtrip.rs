@@ -5,6 +5,7 @@ use gpu_broker_protocol::execbuf::{ExecExtension, ExecPoint};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::object::{BufferExported, BufferImport};
 use gpu_broker_protocol::syncobj::{SyncobjExported, SyncobjImport};
+use gpu_broker_protocol::userptr::UserptrCreate;
 use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, Violation, codec};
 use proptest::prelude::*;
 
@@ -106,6 +107,7 @@ fn request_fds(request: &Request<u32>) -> Vec<u32> {
     if let Request::Ping(Ping { fd: Some(fd), .. })
     | Request::FenceStatus(FenceStatusQuery { fd })
     | Request::BufferImport(BufferImport { fd })
+    | Request::UserptrCreate(UserptrCreate { memfd: fd, .. })
     | Request::SyncobjImport(SyncobjImport { fd, .. }) = request
     {
         vec![*fd]

@@ -29,7 +29,7 @@ struct Round {
     epitaphs: Vec<Epitaph>,
 }
 
-fn rounds() -> [Round; 2] {
+fn rounds() -> [Round; 3] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -51,7 +51,14 @@ fn rounds() -> [Round; 2] {
         refusals: vec![],
         epitaphs: vec![],
     };
-    [first, second]
+    let userptr = Round {
+        requests: objects::userptr_requests(),
+        execbufs: vec![],
+        replies: objects::userptr_replies(),
+        refusals: vec![],
+        epitaphs: vec![],
+    };
+    [first, second, userptr]
 }
 
 /// Every request but EXECBUF; more than one of those with variants.
@@ -74,7 +81,7 @@ fn session_requests() -> Vec<(&'static str, Request<FdSlot>)> {
         major: 1,
         minor_min: 0,
         minor_max: 0,
-        features: feature::ALL,
+        features: feature::FENCE_FDS | feature::CONTEXT_CLONE,
         client_name: "cube".into(),
     };
     vec![
@@ -215,7 +222,7 @@ fn session_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
     let hello = HelloReply {
         major: 1,
         minor: 0,
-        features: feature::ALL,
+        features: feature::FENCE_FDS | feature::CONTEXT_CLONE,
         session: SessionId(1),
         limits,
         device: device(),

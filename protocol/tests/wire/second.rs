@@ -94,6 +94,8 @@ mirror! {
     struct BufferMadvise { buffer: BufferId, advice: u32 }
     struct BufferExport { buffer: BufferId, flags: u32 }
     struct BufferImport { fd: FdSlot }
+    struct UserptrCreate { memfd: FdSlot, offset: u64, length: u64, flags: u32 }
+    struct UserptrInvalidate { buffer: BufferId, offset: u64, length: u64, timeout_ns: i64 }
     struct SyncobjCreate { flags: u32 }
     struct SyncobjDestroy { syncobj: SyncobjId, pad: u32 }
     struct SyncobjArray { syncobjs: Vec<SyncobjId>, pad: u32 }
@@ -318,6 +320,8 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::BufferMadvise(body) => agree!(BufferMadvise, body),
         Request::BufferExport(body) => agree!(BufferExport, body),
         Request::BufferImport(body) => agree!(BufferImport, body),
+        Request::UserptrCreate(body) => agree!(UserptrCreate, body),
+        Request::UserptrInvalidate(body) => agree!(UserptrInvalidate, body),
         Request::SyncobjCreate(body) => agree!(SyncobjCreate, body),
         Request::SyncobjDestroy(body) => agree!(SyncobjDestroy, body),
         Request::SyncobjReset(body) | Request::SyncobjSignal(body) => agree!(SyncobjArray, body),
@@ -341,7 +345,9 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::ContextGetParam(body) => agree!(ContextParam, body),
         Reply::ContextResetStats(body) => agree!(ResetStats, body),
         Reply::VmCreate(body) => agree!(VmCreated, body),
-        Reply::BufferCreate(body) | Reply::BufferImport(body) => agree!(BufferCreated, body),
+        Reply::BufferCreate(body) | Reply::BufferImport(body) | Reply::UserptrCreate(body) => {
+            agree!(BufferCreated, body)
+        }
         Reply::BufferMap(body) => agree!(BufferMapped, body),
         Reply::BufferBusy(body) => agree!(Busy, body),
         Reply::BufferWait(body) => agree!(Waited, body),
@@ -368,6 +374,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         | Reply::BufferSetDomain
         | Reply::BufferAccess
         | Reply::BufferSetCaching
+        | Reply::UserptrInvalidate
         | Reply::SyncobjDestroy
         | Reply::SyncobjReset
         | Reply::SyncobjSignal

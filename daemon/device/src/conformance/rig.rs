@@ -63,6 +63,7 @@ impl Events {
             DeviceEvent::Completed { tag: of, outcome } if *of == tag => Some(outcome.clone()),
             DeviceEvent::Completed { .. }
             | DeviceEvent::BufferIdle { .. }
+            | DeviceEvent::BuffersIdle { .. }
             | DeviceEvent::SyncobjsReady { .. } => None,
         })
     }

@@ -96,7 +96,9 @@ pub(crate) fn parallel_batches_run_together<D: Device>(rig: &Rig<D>) {
     }
     let completed = |event: &crate::DeviceEvent| match event {
         crate::DeviceEvent::Completed { tag: of, .. } => *of == tag,
-        crate::DeviceEvent::BufferIdle { .. } | crate::DeviceEvent::SyncobjsReady { .. } => false,
+        crate::DeviceEvent::BufferIdle { .. }
+        | crate::DeviceEvent::BuffersIdle { .. }
+        | crate::DeviceEvent::SyncobjsReady { .. } => false,
     };
     eventually("one completion for each request", || {
         rig.events.all().iter().filter(|event| completed(event)).count() == 3

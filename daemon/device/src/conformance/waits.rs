@@ -17,7 +17,9 @@ fn all<T>(objects: &[(T, u64)]) -> SyncobjWait<'_, T> {
 fn told<D: Device>(rig: &Rig<D>) -> Vec<(u64, u32)> {
     let told = |event| match event {
         DeviceEvent::SyncobjsReady { token, first } => Some((token, first)),
-        DeviceEvent::Completed { .. } | DeviceEvent::BufferIdle { .. } => None,
+        DeviceEvent::Completed { .. }
+        | DeviceEvent::BufferIdle { .. }
+        | DeviceEvent::BuffersIdle { .. } => None,
     };
     rig.events.all().into_iter().filter_map(told).collect()
 }
@@ -27,7 +29,8 @@ fn wait_told<D: Device>(rig: &Rig<D>, token: u64) -> u32 {
         DeviceEvent::SyncobjsReady { token: of, first } if *of == token => Some(*first),
         DeviceEvent::SyncobjsReady { .. }
         | DeviceEvent::Completed { .. }
-        | DeviceEvent::BufferIdle { .. } => None,
+        | DeviceEvent::BufferIdle { .. }
+        | DeviceEvent::BuffersIdle { .. } => None,
     })
 }
 

@@ -51,11 +51,11 @@ use self::shared::SharedBuffers;
 use self::signal::Signal;
 use self::space::Space;
 use self::syncobj_fd::SyncobjExports;
-use self::watch::{Waits, Watch};
+use self::watch::{Report, Waits, Watch};
 use crate::{
-    BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceFile,
-    EngineDescription, EngineId, EngineUsage, EventSink, FenceState, Submission, Submitted,
-    SyncobjWait,
+    BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceEvent,
+    DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink, FenceState, Submission,
+    Submitted, SyncobjWait,
 };
 
 pub use self::buffer::Buffer;
@@ -110,6 +110,10 @@ impl std::fmt::Debug for FileShared {
     }
 }
 
+/// A client's memory.
+#[derive(Clone, Debug)]
+pub enum UserMemory {}
+
 /// An address space.
 #[derive(Clone, Debug)]
 pub struct Vm(Arc<Mutex<Space>>);
@@ -149,19 +153,27 @@ impl DeviceShared {
 }
 
 impl FileShared {
-    /// Reports when `signals`, chosen of the users of a buffer, have fired; true if they have.
+    /// Reports when `signals`, chosen of the users of some buffers, have fired; true if they have.
     fn watch(
         &self,
-        buffer: &Buffer,
+        buffers: &[&Buffer],
         choose: impl Fn(&Users) -> Vec<Arc<Signal>>,
-        token: u64,
+        (token, report): (u64, Report),
     ) -> bool {
-        let _turn = Turn::take(&self.order, &self.device.order, std::iter::once(&*buffer.0));
-        match buffer.0.with_users(choose) {
-            None => true,
-            Some(signals) => !Watch::start(&signals, token, Arc::clone(&self.events)),
-        }
+        let bodies = || buffers.iter().map(|buffer| &*buffer.0);
+        let _turn = Turn::take(&self.order, &self.device.order, bodies());
+        let mut signals: Vec<_> =
+            bodies().filter_map(|body| body.with_users(&choose)).flatten().collect();
+        // A request that uses many of them is watched once.
+        signals.sort_unstable_by_key(Arc::as_ptr);
+        signals.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        signals.is_empty() || !Watch::start(&signals, (token, report), Arc::clone(&self.events))
     }
+}
+
+/// What the watch of one buffer reports.
+fn buffer_idle(token: u64, _lost: bool) -> DeviceEvent {
+    DeviceEvent::BufferIdle { token }
 }
 
 impl Drop for SoftFile {
@@ -234,6 +246,7 @@ impl DeviceFile for SoftFile {
     type Buffer = Buffer;
     type Fence = Fence;
     type Syncobj = Syncobj;
+    type UserMemory = UserMemory;
 
     fn create_vm(&self) -> Result<Vm, DeviceError> {
         Ok(Vm(Arc::default()))
@@ -276,7 +289,7 @@ impl DeviceFile for SoftFile {
     }
 
     fn watch_buffer(&self, buffer: &Buffer, token: u64) -> bool {
-        self.0.watch(buffer, |users| users.all().cloned().collect(), token)
+        self.0.watch(&[buffer], |users| users.all().cloned().collect(), (token, buffer_idle))
     }
 
     fn submit(
@@ -305,13 +318,42 @@ impl DeviceFile for SoftFile {
     }
 
     fn watch_buffer_access(&self, buffer: &Buffer, write: bool, token: u64) -> bool {
-        self.0.watch(buffer, |users| users.before(write).cloned().collect(), token)
+        let choose = |users: &Users| users.before(write).cloned().collect();
+        self.0.watch(&[buffer], choose, (token, buffer_idle))
     }
 
     fn import_buffer(&self, fd: BorrowedFd<'_>) -> Result<(Buffer, u64), DeviceError> {
         let buffer = Buffer::import(&self.0.device.shared_buffers, fd, &self.0.order)?;
         let size = buffer.0.size();
         Ok((buffer, size))
+    }
+
+    fn map_user_memory(
+        &self,
+        _memfd: OwnedFd,
+        _size: u64,
+        _writable: bool,
+    ) -> Result<UserMemory, DeviceError> {
+        Err(DeviceError::Os { errno: 19, doing: "mapping a client's memory" })
+    }
+
+    fn create_userptr(
+        &self,
+        memory: &UserMemory,
+        _offset: u64,
+        _size: u64,
+        _read_only: bool,
+    ) -> Result<Buffer, DeviceError> {
+        match *memory {}
+    }
+
+    fn pin_userptr(&self, _buffer: &Buffer) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn watch_buffers(&self, buffers: &[&Buffer], token: u64) -> bool {
+        let report: Report = |token, lost| DeviceEvent::BuffersIdle { token, lost };
+        self.0.watch(buffers, |users| users.all().cloned().collect(), (token, report))
     }
 
     fn same_buffer(&self, first: &Buffer, second: &Buffer) -> bool {

@@ -80,7 +80,7 @@ impl Waiter {
                 }
             }
             Self::Merge { merge, quiet } => return merge.met(if quiet { 0 } else { errno }),
-            Self::Watch(watch) => watch.signalled(),
+            Self::Watch(watch) => watch.signalled(errno),
             Self::Syncobj(waiter) => waiter.signalled(),
             Self::Export(export) => export.fire(errno),
         }

@@ -1,7 +1,7 @@
 //! Who wants to know: waits for buffers and for syncobjs, which end in an event.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fence::Fence;
@@ -9,10 +9,16 @@ use super::signal::{Signal, Waiter};
 use super::syncobj::{Syncobj, Ticket};
 use crate::{DeviceError, DeviceEvent, EventSink, SyncobjWait};
 
-/// Who wants to know that a buffer is idle.
+/// What a watch of buffers reports: its token, and whether a request ended with an error.
+pub(super) type Report = fn(token: u64, lost: bool) -> DeviceEvent;
+
+/// Who wants to know that buffers are idle.
 pub(super) struct Watch {
     left: AtomicUsize,
+    /// A request ended with an error.
+    lost: AtomicBool,
     token: u64,
+    report: Report,
     events: Arc<dyn EventSink>,
 }
 
@@ -24,9 +30,15 @@ impl std::fmt::Debug for Watch {
 
 impl Watch {
     /// Watches signals; false if all have fired already, and then nothing is reported.
-    pub(super) fn start(signals: &[Arc<Signal>], token: u64, events: Arc<dyn EventSink>) -> bool {
+    pub(super) fn start(
+        signals: &[Arc<Signal>],
+        (token, report): (u64, Report),
+        events: Arc<dyn EventSink>,
+    ) -> bool {
         // One more than there are signals: it must not report before all are registered.
-        let watch = Arc::new(Self { left: AtomicUsize::new(signals.len() + 1), token, events });
+        let left = AtomicUsize::new(signals.len() + 1);
+        let lost = AtomicBool::new(false);
+        let watch = Arc::new(Self { left, lost, token, report, events });
         for signal in signals {
             if signal.wait(Waiter::Watch(Arc::clone(&watch))).is_err() {
                 watch.met();
@@ -36,9 +48,13 @@ impl Watch {
     }
 
     /// One of the signals fired.
-    pub(super) fn signalled(&self) {
+    pub(super) fn signalled(&self, errno: i32) {
+        // Before this one is counted: whoever counts the last sees what all said.
+        if errno != 0 {
+            self.lost.store(true, Ordering::Relaxed);
+        }
         if self.met() {
-            self.events.report(DeviceEvent::BufferIdle { token: self.token });
+            self.events.report((self.report)(self.token, self.lost.load(Ordering::Relaxed)));
         }
     }
 

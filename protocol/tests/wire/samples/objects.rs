@@ -2,6 +2,7 @@
 
 use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::syncobj::{flag as sync_flag, *};
+use gpu_broker_protocol::userptr::{UserptrCreate, UserptrInvalidate, flag as userptr_flag};
 
 use super::*;
 
@@ -64,6 +65,18 @@ fn buffer_state_requests() -> Requests {
         ("BUFFER_MADVISE", Request::BufferMadvise(BufferMadvise { buffer: BUFFER, advice: 1 })),
         ("BUFFER_EXPORT", Request::BufferExport(export)),
         ("BUFFER_IMPORT", Request::BufferImport(BufferImport { fd: FdSlot })),
+    ]
+}
+
+/// Requests of the userptr round.
+pub(super) fn userptr_requests() -> Requests {
+    let flags = userptr_flag::READ_ONLY | userptr_flag::PROBE;
+    let create = UserptrCreate { memfd: FdSlot, offset: 4096, length: 8192, flags };
+    let invalidate =
+        UserptrInvalidate { buffer: BUFFER, offset: 4096, length: 100, timeout_ns: -1 };
+    vec![
+        ("USERPTR_CREATE", Request::UserptrCreate(create)),
+        ("USERPTR_INVALIDATE", Request::UserptrInvalidate(invalidate)),
     ]
 }
 
@@ -181,6 +194,14 @@ fn buffer_state_replies() -> Replies {
         ("BUFFER_MADVISE", Reply::BufferMadvise(Retained { retained: 1 })),
         ("BUFFER_EXPORT", Reply::BufferExport(BufferExported { fd: FdSlot })),
         ("BUFFER_IMPORT", Reply::BufferImport(CREATED)),
+    ]
+}
+
+/// Replies of the userptr round.
+pub(super) fn userptr_replies() -> Replies {
+    vec![
+        ("USERPTR_CREATE", Reply::UserptrCreate(CREATED)),
+        ("USERPTR_INVALIDATE", Reply::UserptrInvalidate),
     ]
 }
 

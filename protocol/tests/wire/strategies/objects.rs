@@ -1,5 +1,7 @@
 //! Any message about the device, buffers, fences and syncobjs.
 
+use gpu_broker_protocol::userptr::{UserptrCreate, UserptrInvalidate};
+
 use super::*;
 
 fn buffer_id() -> impl Strategy<Value = BufferId> {
@@ -66,6 +68,14 @@ pub(super) fn buffer_request() -> impl Strategy<Value = Request<FdSlot>> {
         (buffer_id(), any::<u32>())
             .prop_map(|(buffer, flags)| Request::BufferExport(BufferExport { buffer, flags })),
         Just(Request::BufferImport(BufferImport { fd: FdSlot })),
+        any::<(u64, u64, u32)>().prop_map(|(offset, length, flags)| Request::UserptrCreate(
+            UserptrCreate { memfd: FdSlot, offset, length, flags }
+        )),
+        (buffer_id(), any::<(u64, u64, i64)>()).prop_map(
+            |(buffer, (offset, length, timeout_ns))| Request::UserptrInvalidate(
+                UserptrInvalidate { buffer, offset, length, timeout_ns }
+            )
+        ),
     ]
 }
 
@@ -190,6 +200,8 @@ pub(super) fn buffer_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         any::<u32>().prop_map(|retained| Reply::BufferMadvise(Retained { retained })),
         Just(Reply::BufferExport(BufferExported { fd: FdSlot })),
         created().prop_map(Reply::BufferImport),
+        created().prop_map(Reply::UserptrCreate),
+        Just(Reply::UserptrInvalidate),
     ]
 }
 
