@@ -35,7 +35,7 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     Out::new().bytes(&script)
 }
 
-/// Writes `gpu-broker.1` and a page per command.
+/// Writes `gpu-broker.1` and a page per command, and `gpu-brokerd.1`.
 ///
 /// # Errors
 /// The directory or a page cannot be written.
@@ -50,7 +50,8 @@ fn write_pages(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let mut cli = command();
     cli.build();
-    write_page(directory, &cli)
+    write_page(directory, &cli)?;
+    write_page(directory, &gpu_brokerd::args::Args::command())
 }
 
 fn write_page(directory: &Path, command: &clap::Command) -> io::Result<()> {
@@ -108,8 +109,16 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         pages.sort();
-        let commands = ["-bench", "-completions", "-daemon", "-demo", "-man", "-status", ""];
-        assert_eq!(pages, commands.map(|command| format!("gpu-broker{command}.1")));
+        let visible = command();
+        let mut expected = vec!["gpu-broker.1".to_owned(), "gpu-brokerd.1".to_owned()];
+        let below =
+            visible.get_subcommands().map(|below| format!("gpu-broker-{}.1", below.get_name()));
+        expected.extend(below);
+        for page in &expected {
+            assert!(pages.contains(page), "{page} is missing");
+        }
+        assert!(expected.len() > 7, "only {} commands were found", expected.len());
+        assert!(!pages.iter().any(|page| page.contains("demo-client")));
         let main = std::fs::read_to_string(directory.path().join("gpu-broker.1")).unwrap();
         assert!(main.contains("Exit codes"));
     }
