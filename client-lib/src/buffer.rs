@@ -7,6 +7,7 @@ use std::time::Duration;
 use gpu_broker_protocol::message::{BufferOf, BufferWait, Busy};
 use gpu_broker_protocol::object::Tiling;
 use gpu_broker_protocol::param::EngineId;
+use gpu_broker_protocol::userptr::UserptrInvalidate;
 use gpu_broker_protocol::{BufferId, Reply};
 
 use crate::calls::{self, in_time};
@@ -14,6 +15,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::map::Mapping;
 use crate::proto::{Plain, answer};
+use crate::usermem::share::Acknowledged;
 
 /// Memory that the GPU and this process share. Dropping it closes the handle; work in flight keeps
 /// the memory.
@@ -29,6 +31,35 @@ pub struct Buffer {
 impl Buffer {
     pub(crate) const fn new(connection: Connection, handle: BufferId, size: u64) -> Self {
         Self { connection, handle, size, mapping: Mutex::new(None), open: true }
+    }
+
+    /// The session it belongs to.
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// For a buffer that is memory of an application ([`Connection::share_memfd`]): says that
+    /// bytes of the memfd are about to become others or to be used for something else, before they
+    /// are unmapped or punched out, and waits until no work of the session uses them. Work submitted
+    /// later uses what is there then. `None`, and more than a minute, is a minute.
+    ///
+    /// # Errors
+    /// As [`UserBuffer::cpu`](crate::UserBuffer::cpu), and EINVAL for another kind of buffer.
+    pub fn invalidate(
+        &self,
+        offset: u64,
+        length: u64,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let timeout_ns = calls::timeout_ns(timeout);
+        let buffer = self.handle;
+        let request = UserptrInvalidate { buffer, offset, length, timeout_ns };
+        self.connection.call(calls::invalidate(request)).map(drop)
+    }
+
+    /// The same for all of it.
+    pub(crate) fn invalidate_all(&self, timeout: Option<Duration>) -> Result<Acknowledged, Error> {
+        self.connection.call(calls::invalidate_all(self.handle, timeout))
     }
 
     /// Its handle in this session.
@@ -173,6 +204,7 @@ impl Buffer {
     }
 
     fn release(&self) -> Result<(), Error> {
+        self.connection.check_process()?;
         let mut shares = self.connection.shares();
         if !shares.contains(self.handle) {
             drop(shares);
@@ -242,11 +274,9 @@ impl Connection {
     }
 }
 
-/// BUFFER_WAIT with a Rust timeout. What does not fit in 63 bits of nanoseconds is for ever.
+/// BUFFER_WAIT with a Rust timeout.
 pub(crate) fn wait_request(buffer: BufferId, timeout: Option<Duration>) -> BufferWait {
-    let timeout_ns =
-        timeout.and_then(|timeout| i64::try_from(timeout.as_nanos()).ok()).unwrap_or(-1);
-    BufferWait { buffer, flags: 0, timeout_ns }
+    BufferWait { buffer, flags: 0, timeout_ns: calls::timeout_ns(timeout) }
 }
 
 /// What BUFFER_WAIT's answer means: a wait that took too long is an answer too.

@@ -6,17 +6,20 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use gpu_broker_protocol::message::{BufferCreate, BufferCreated, BufferOf};
+use gpu_broker_protocol::message::{BufferCreate, BufferCreated, BufferOf, HelloReply};
 use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::refusal::errno::ETIME;
 use gpu_broker_protocol::syncobj::*;
-use gpu_broker_protocol::{BufferId, Reply, Request, SyncobjId, Violation};
+use gpu_broker_protocol::userptr::{UserptrCreate, UserptrInvalidate};
+use gpu_broker_protocol::version::feature;
+use gpu_broker_protocol::{BufferId, Reason, Reply, Request, SyncobjId, Violation};
 use rustix::time::{ClockId, Timespec};
 
 use crate::error::Error;
 use crate::fence::Fence;
 use crate::proto::answer;
+use crate::usermem::share::Acknowledged;
 
 /// A request, and what to make of its reply.
 #[derive(Debug)]
@@ -159,6 +162,52 @@ pub(crate) fn import_buffer(fd: BorrowedFd<'_>) -> Call<BufferCreated, BorrowedF
     }
 }
 
+/// # Errors
+/// ENODEV when the broker does not know the request: it would end the session.
+pub(crate) fn create_userptr<'a>(
+    hello: &HelloReply,
+    memfd: BorrowedFd<'a>,
+    offset: u64,
+    length: u64,
+    flags: u32,
+) -> Result<Call<BufferCreated, BorrowedFd<'a>>, Error> {
+    if hello.features & feature::USERPTR == 0 {
+        let doing = "giving memory to the GPU, which this broker does not offer";
+        return Err(Error::io(doing, rustix::io::Errno::NODEV));
+    }
+    Ok(Call {
+        request: Request::UserptrCreate(UserptrCreate { memfd, offset, length, flags }),
+        answer: |reply| answer!(reply, Reply::UserptrCreate(made) => made),
+    })
+}
+
+pub(crate) const fn invalidate(request: UserptrInvalidate) -> Call<Acknowledged> {
+    call(
+        Request::UserptrInvalidate(request),
+        |reply| answer!(reply, Reply::UserptrInvalidate => Acknowledged::by_reply()),
+    )
+}
+
+/// INVALIDATE of all the memory behind a buffer.
+pub(crate) fn invalidate_all(buffer: BufferId, timeout: Option<Duration>) -> Call<Acknowledged> {
+    let timeout_ns = timeout_ns(timeout);
+    invalidate(UserptrInvalidate { buffer, offset: 0, length: u64::MAX, timeout_ns })
+}
+
+/// How often an EXECBUF is sent that collides with INVALIDATEs of other threads.
+pub(crate) const EXECBUF_ATTEMPTS: u32 = 100;
+
+/// Whether an EXECBUF collided with an INVALIDATE, so that it is sent again, as i915's clients do.
+pub(crate) fn is_invalidated(error: &Error) -> bool {
+    let code = Reason::UserptrInvalidated as u16;
+    error.refusal().is_some_and(|refusal| refusal.code == code)
+}
+
+/// A timeout from now in nanoseconds. What does not fit in 63 bits is for ever: -1.
+pub(crate) fn timeout_ns(timeout: Option<Duration>) -> i64 {
+    timeout.and_then(|timeout| i64::try_from(timeout.as_nanos()).ok()).unwrap_or(-1)
+}
+
 pub(crate) const fn create_syncobj(signalled: bool) -> Call<SyncobjId> {
     let flags = if signalled { flag::CREATE_SIGNALED } else { 0 };
     call(
@@ -260,7 +309,7 @@ const fn fence_of(point: Option<u64>) -> (u32, u64) {
 
 #[cfg(test)]
 mod tests {
-    use gpu_broker_protocol::{Reason, Refusal};
+    use gpu_broker_protocol::Refusal;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::Thread;
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
@@ -11,7 +11,9 @@ use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::status::{StatusPage, StatusQuery};
-use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
+use gpu_broker_protocol::{
+    BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
+};
 use rustix::io::Errno;
 
 use crate::calls::{self, Call};
@@ -21,6 +23,8 @@ use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, ans
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
+use crate::usermem::fork::Generation;
+use crate::usermem::held::{Held, Hold};
 use crate::vm::Vm;
 
 /// A connection to the broker: one session, with contexts, VMs and buffers of its own.
@@ -39,6 +43,10 @@ struct Shared {
     hello: HelloReply,
     inbox: Mutex<Inbox>,
     shares: Mutex<Shares>,
+    held: Held,
+    /// Read by EXECBUFs that have looked at `held`, until they are answered.
+    passing: RwLock<()>,
+    generation: Generation,
 }
 
 /// Requests waiting for answers, and the right to read the socket.
@@ -87,8 +95,7 @@ impl Connection {
 
     fn greet(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
         let hello = say_hello(&fd, client_name)?;
-        let (inbox, shares) = (Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { socket: fd, hello, inbox, shares }) })
+        Ok(Self { shared: Arc::new(Shared::new(fd, hello)) })
     }
 
     /// What was settled when the session began: version, features, limits, device.
@@ -256,6 +263,19 @@ impl Connection {
         (call.answer)(self.request(call.request)?)
     }
 
+    /// Keeps submissions from naming a buffer. When this returns, all that did are on their way.
+    pub(crate) fn hold(&self, buffer: BufferId) -> Hold<'_> {
+        let hold = self.shared.held.enter(buffer);
+        drop(self.shared.passing.write().unwrap_or_else(PoisonError::into_inner));
+        hold
+    }
+
+    /// # Errors
+    /// [`Error::Forked`] in a child of the process that connected.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        if self.shared.generation.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
     pub(crate) fn shares(&self) -> MutexGuard<'_, Shares> {
         // Nothing panics while the lock is held; if it did, the counts would still be right.
         self.shared.shares.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,7 +285,7 @@ impl Connection {
     /// with FENCE_IN or FENCE_SUBMIT.
     ///
     /// # Errors
-    /// As [`Self::request`].
+    /// As [`Self::request`], and [`Error::HeldByCpu`].
     pub fn execbuf(
         &self,
         head: &ExecbufHead,
@@ -274,8 +294,19 @@ impl Connection {
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
         let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
         let asked = Asked::by(head, lists);
-        let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
-        self.shared.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode)
+        let submit = || {
+            let _passing = self.shared.passing.read().unwrap_or_else(PoisonError::into_inner);
+            self.shared.held.check(lists.objects)?;
+            let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
+            self.shared.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode)
+        };
+        for _ in 1..calls::EXECBUF_ATTEMPTS {
+            match submit() {
+                Err(error) if calls::is_invalidated(&error) => {}
+                other => return other,
+            }
+        }
+        submit()
     }
 }
 
@@ -322,6 +353,18 @@ fn say_hello(fd: &OwnedFd, client_name: &str) -> Result<HelloReply, Error> {
 }
 
 impl Shared {
+    fn new(socket: OwnedFd, hello: HelloReply) -> Self {
+        Self {
+            socket,
+            hello,
+            inbox: Mutex::default(),
+            shares: Mutex::default(),
+            held: Held::default(),
+            passing: RwLock::default(),
+            generation: Generation::current(),
+        }
+    }
+
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         // Nothing panics while the lock is held; if it did, the inbox would still be consistent.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
@@ -335,6 +378,10 @@ impl Shared {
         fds: &[BorrowedFd<'_>],
         decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if !self.generation.is_current() {
+            // Before any lock is taken: in the child it may be locked for ever.
+            return Err(Error::Forked);
+        }
         let seq = self.inbox().ledger.open(opcode, Waiter::default())?;
         let mut packet = Scratch::outgoing();
         let filled = fill(seq, &mut packet).map_err(Error::Unsendable);
@@ -568,8 +615,7 @@ mod tests {
         use rustix::event::{EventfdFlags, eventfd};
         // No socket, so that receiving fails with an errno that is not the daemon's doing.
         let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
-        let (inbox, shares) = (Mutex::default(), Mutex::default());
-        let shared = Shared { socket, hello: sample_hello(), inbox, shares };
+        let shared = Shared::new(socket, sample_hello());
         let open = || shared.inbox().ledger.open(Opcode::Ping, Waiter::default());
         for seq in [open().expect("open"), open().expect("open")] {
             let error = shared.wait(seq, |_, _| Ok(())).expect_err("nothing can be received");

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use gpu_broker_protocol::Violation;
 use gpu_broker_protocol::refusal::{RefusalBody, errno};
 use gpu_broker_protocol::violation::Epitaph;
+use gpu_broker_protocol::{BufferId, Violation};
 
 /// What can go wrong in a call to the broker.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,25 @@ pub enum Error {
     /// The file descriptor is not a connected `SOCK_SEQPACKET` socket.
     #[error("the file descriptor is not a connected SOCK_SEQPACKET socket of a broker")]
     NotASocket,
+    /// The connection is that of the parent of this process.
+    #[error("the connection belongs to the parent of this process; connect again after fork")]
+    Forked,
+    /// A submission names a buffer that the CPU has for itself.
+    #[error(
+        "buffer {} is lent to the CPU; drop its CpuAccess before submitting work with it", buffer.0
+    )]
+    HeldByCpu {
+        /// Which.
+        buffer: BufferId,
+    },
+    /// Memory that cannot be moved behind a memfd.
+    #[error("the memory at {address:#x} cannot be shared with the GPU: {why}")]
+    NotAdoptable {
+        /// Where it begins.
+        address: u64,
+        /// What is in the way.
+        why: &'static str,
+    },
     /// An access to a mapping beyond its end.
     #[error(
         "bytes {offset}..{} lie outside a mapping of {size} bytes",
@@ -107,6 +126,9 @@ impl Error {
             Self::Protocol(_) => EPROTO,
             Self::Version { .. } => errno::EPROTONOSUPPORT,
             Self::Unsendable(_) => errno::E2BIG,
+            Self::Forked => errno::EPERM,
+            Self::HeldByCpu { .. } => errno::EBUSY,
+            Self::NotAdoptable { .. } => errno::EFAULT,
             Self::NotASocket => rustix::io::Errno::NOTSOCK.raw_os_error(),
             Self::OutOfRange { .. } | Self::Misaligned { .. } => errno::EINVAL,
         }
@@ -128,10 +150,13 @@ impl Error {
             | Self::Lost(_)
             | Self::Protocol(_)
             | Self::Version { .. }
+            | Self::Forked
             | Self::NotASocket => true,
             Self::Refused(_)
             | Self::Io { .. }
             | Self::Unsendable(_)
+            | Self::HeldByCpu { .. }
+            | Self::NotAdoptable { .. }
             | Self::OutOfRange { .. }
             | Self::Misaligned { .. } => false,
         }

@@ -36,6 +36,12 @@
 //! This crate is deliberately not: a driver (it knows no 3D), a rule book (the daemon decides what
 //! is legal; a refusal says which rule), or a second protocol ([`protocol`] is the daemon's own).
 //!
+//! [`UserMemory`] is memory of the program's own that the GPU uses without a copy, and
+//! [`AdoptedMemory`] makes that of memory it has already.
+//!
+//! A child of `fork` has no part in its parent's sessions: every call there answers
+//! [`Error::Forked`], and dropping objects does nothing. It connects again.
+//!
 //! The blocking [`Connection`] may be used by many threads at once. With the feature `tokio`, the
 //! module `async` has the same for programs that run on tokio.
 
@@ -55,6 +61,7 @@ mod scratch;
 mod shares;
 mod socket;
 mod syncobj;
+mod usermem;
 mod vm;
 
 pub use gpu_broker_protocol as protocol;
@@ -65,9 +72,12 @@ pub use context::{Context, ContextBuilder};
 pub use error::Error;
 pub use execbuf::{Execbuf, Submission};
 pub use fence::{Fence, FenceState};
-pub use map::Mapping;
+pub use map::{Mapping, SharedBytes};
 pub use socket::default_socket_path;
 pub use syncobj::{Syncobj, SyncobjSet};
+pub use usermem::{
+    AdoptedMemory, CpuAccess, GpuAccess, Kept, Shareable, UserBuffer, UserMemory, UserVec, Writers,
+};
 pub use vm::Vm;
 
 /// The example in the README, compiled so that it stays true.

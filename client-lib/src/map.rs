@@ -1,10 +1,11 @@
-//! Buffer memory mapped into this process: the library's only unsafe code.
+//! Buffer memory mapped into this process.
 //!
 //! The GPU and other processes may change the memory at any time, so it is never lent out as a
 //! slice: every access copies, word by word, through atomics.
 #![expect(unsafe_code, reason = "maps memory and accesses what other processes share")]
 
 use std::fmt;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -29,16 +30,22 @@ pub struct Mapping {
     region: Arc<Region>,
 }
 
-struct Region {
+/// Memory of this process that the GPU or other processes may change at any time: every access
+/// copies, through atomics. [`Mapping`] and [`UserBuffer::shared`](crate::UserBuffer::shared) lend
+/// it out.
+pub struct SharedBytes {
     start: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: the region is unmapped only when the last owner drops it, and all access to its memory
-// goes through atomics, so it does not matter which thread does either.
-unsafe impl Send for Region {}
-// SAFETY: as for `Send`: `&Region` gives atomic access only.
-unsafe impl Sync for Region {}
+// SAFETY: whoever has the bytes keeps them mapped, and all access to them goes through atomics, so
+// it does not matter which thread does it.
+unsafe impl Send for SharedBytes {}
+// SAFETY: as for `Send`: `&SharedBytes` gives atomic access only.
+unsafe impl Sync for SharedBytes {}
+
+/// Bytes that are unmapped with their last owner.
+struct Region(SharedBytes);
 
 impl Region {
     fn map(fd: &OwnedFd, offset: u64, size: usize) -> Result<Self, Errno> {
@@ -49,7 +56,59 @@ impl Region {
             rustix::mm::mmap(ptr::null_mut(), size, protection, MapFlags::SHARED, fd, offset)
         }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Self { start, size })
+        Ok(Self(SharedBytes { start, size }))
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let SharedBytes { start, size } = self.0;
+        // SAFETY: `start` and `size` are what `mmap` gave, nobody else unmaps them, and no
+        // reference into the region outlives the borrow of `self` it was made from.
+        let result = unsafe { rustix::mm::munmap(start.as_ptr().cast(), size) };
+        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail: {result:?}");
+    }
+}
+
+/// Atomic integers: valid for every bit pattern, of which [`SharedBytes::word`] makes use.
+trait AtomicWord {}
+impl AtomicWord for AtomicU8 {}
+impl AtomicWord for AtomicU32 {}
+impl AtomicWord for AtomicU64 {}
+
+impl Mapping {
+    /// Maps `size` bytes of `fd` from `offset` on.
+    ///
+    /// # Errors
+    /// EPROTO when the fd is shorter than that: an access beyond its end would be a SIGBUS. The
+    /// kernel's errno when it cannot be mapped.
+    pub(crate) fn new(fd: &OwnedFd, offset: u64, size: u64) -> Result<Self, Error> {
+        let failed = |errno| Error::io("mapping a buffer", errno);
+        let length = length(fd).map_err(failed)?;
+        if offset.checked_add(size).is_none_or(|end| end > length) {
+            let doing = "mapping a buffer, whose memory is shorter than the broker said";
+            return Err(Error::io(doing, Errno::PROTO));
+        }
+        let size = usize::try_from(size).map_err(|_| failed(Errno::NOMEM))?;
+        let region = Region::map(fd, offset, size).map_err(failed)?;
+        Ok(Self { region: Arc::new(region) })
+    }
+}
+
+impl Deref for Mapping {
+    type Target = SharedBytes;
+
+    fn deref(&self) -> &SharedBytes {
+        &self.region.0
+    }
+}
+
+impl SharedBytes {
+    /// # Safety
+    /// `size` bytes at `start`, whole pages, stay mapped, readable and writable, while the value is
+    /// used, and nobody has a reference to them that says they do not change.
+    pub(crate) const unsafe fn new(start: NonNull<u8>, size: usize) -> Self {
+        Self { start, size }
     }
 
     /// The `T` at `offset`.
@@ -79,45 +138,16 @@ impl Region {
             _ => Err(out_of_range()),
         }
     }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: `start` and `size` are what `mmap` gave, nobody else unmaps them, and no
-        // reference into the region outlives the borrow of `self` it was made from.
-        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
-        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail: {result:?}");
-    }
-}
-
-/// Atomic integers: valid for every bit pattern, of which [`Region::word`] makes use.
-trait AtomicWord {}
-impl AtomicWord for AtomicU8 {}
-impl AtomicWord for AtomicU32 {}
-impl AtomicWord for AtomicU64 {}
-
-impl Mapping {
-    /// Maps `size` bytes of `fd` from `offset` on.
-    ///
-    /// # Errors
-    /// EPROTO when the fd is shorter than that: an access beyond its end would be a SIGBUS. The
-    /// kernel's errno when it cannot be mapped.
-    pub(crate) fn new(fd: &OwnedFd, offset: u64, size: u64) -> Result<Self, Error> {
-        let failed = |errno| Error::io("mapping a buffer", errno);
-        let length = length(fd).map_err(failed)?;
-        if offset.checked_add(size).is_none_or(|end| end > length) {
-            let doing = "mapping a buffer, whose memory is shorter than the broker said";
-            return Err(Error::io(doing, Errno::PROTO));
-        }
-        let size = usize::try_from(size).map_err(|_| failed(Errno::NOMEM))?;
-        let region = Region::map(fd, offset, size).map_err(failed)?;
-        Ok(Self { region: Arc::new(region) })
-    }
 
     /// Bytes mapped.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        self.region.size as u64
+    pub const fn size(&self) -> u64 {
+        self.size as u64
+    }
+
+    /// Bytes mapped, as Rust counts them.
+    pub(crate) const fn length(&self) -> usize {
+        self.size
     }
 
     /// Copies `into.len()` bytes from `offset` on out of the buffer.
@@ -125,20 +155,20 @@ impl Mapping {
     /// # Errors
     /// [`Error::OutOfRange`]; nothing is copied then.
     pub fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        let at = self.region.range(offset, into.len())?;
+        let at = self.range(offset, into.len())?;
         let (head, body) = into.split_at_mut(bytes_to_alignment(at, into.len()));
         let mut place = offset;
         for byte in head {
-            *byte = self.region.word::<AtomicU8>(place)?.load(Ordering::Relaxed);
+            *byte = self.word::<AtomicU8>(place)?.load(Ordering::Relaxed);
             place += 1;
         }
         let (words, tail) = body.as_chunks_mut::<8>();
         for word in words {
-            *word = self.region.word::<AtomicU64>(place)?.load(Ordering::Relaxed).to_ne_bytes();
+            *word = self.word::<AtomicU64>(place)?.load(Ordering::Relaxed).to_ne_bytes();
             place += 8;
         }
         for byte in tail {
-            *byte = self.region.word::<AtomicU8>(place)?.load(Ordering::Relaxed);
+            *byte = self.word::<AtomicU8>(place)?.load(Ordering::Relaxed);
             place += 1;
         }
         Ok(())
@@ -149,21 +179,21 @@ impl Mapping {
     /// # Errors
     /// [`Error::OutOfRange`]; nothing is copied then.
     pub fn write_at(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
-        let at = self.region.range(offset, from.len())?;
+        let at = self.range(offset, from.len())?;
         let (head, body) = from.split_at(bytes_to_alignment(at, from.len()));
         let mut place = offset;
         for byte in head {
-            self.region.word::<AtomicU8>(place)?.store(*byte, Ordering::Relaxed);
+            self.word::<AtomicU8>(place)?.store(*byte, Ordering::Relaxed);
             place += 1;
         }
         let (words, tail) = body.as_chunks::<8>();
         for word in words {
-            let word_at = self.region.word::<AtomicU64>(place)?;
+            let word_at = self.word::<AtomicU64>(place)?;
             word_at.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
             place += 8;
         }
         for byte in tail {
-            self.region.word::<AtomicU8>(place)?.store(*byte, Ordering::Relaxed);
+            self.word::<AtomicU8>(place)?.store(*byte, Ordering::Relaxed);
             place += 1;
         }
         Ok(())
@@ -174,7 +204,7 @@ impl Mapping {
     /// # Errors
     /// [`Error::OutOfRange`].
     pub fn read_vec(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
-        self.region.range(offset, length)?;
+        self.range(offset, length)?;
         let mut bytes = vec![0; length];
         self.read_at(offset, &mut bytes)?;
         Ok(bytes)
@@ -186,10 +216,10 @@ impl Mapping {
     /// [`Error::OutOfRange`]; nothing is copied then. [`Error::Misaligned`] unless `offset` is a
     /// multiple of 4.
     pub fn write_dwords(&self, offset: u64, dwords: &[u32]) -> Result<(), Error> {
-        self.region.range(offset, size_of_val(dwords))?;
+        self.range(offset, size_of_val(dwords))?;
         let mut place = offset;
         for dword in dwords {
-            self.region.word::<AtomicU32>(place)?.store(dword.to_le(), Ordering::Relaxed);
+            self.word::<AtomicU32>(place)?.store(dword.to_le(), Ordering::Relaxed);
             place += 4;
         }
         Ok(())
@@ -200,7 +230,7 @@ impl Mapping {
         let word = u64::from_ne_bytes([value; 8]);
         let mut place = 0;
         // A mapping is whole pages, so words reach to its end.
-        while let Ok(at) = self.region.word::<AtomicU64>(place) {
+        while let Ok(at) = self.word::<AtomicU64>(place) {
             at.store(word, Ordering::Relaxed);
             place += 8;
         }
@@ -211,7 +241,7 @@ impl Mapping {
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::Misaligned`] unless `offset` is a multiple of 4.
     pub fn load_u32(&self, offset: u64) -> Result<u32, Error> {
-        Ok(u32::from_le(self.region.word::<AtomicU32>(offset)?.load(Ordering::Acquire)))
+        Ok(u32::from_le(self.word::<AtomicU32>(offset)?.load(Ordering::Acquire)))
     }
 
     /// Stores a little-endian dword at `offset`, with release ordering.
@@ -219,7 +249,7 @@ impl Mapping {
     /// # Errors
     /// As [`Self::load_u32`].
     pub fn store_u32(&self, offset: u64, value: u32) -> Result<(), Error> {
-        self.region.word::<AtomicU32>(offset)?.store(value.to_le(), Ordering::Release);
+        self.word::<AtomicU32>(offset)?.store(value.to_le(), Ordering::Release);
         Ok(())
     }
 
@@ -228,7 +258,7 @@ impl Mapping {
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::Misaligned`] unless `offset` is a multiple of 8.
     pub fn load_u64(&self, offset: u64) -> Result<u64, Error> {
-        Ok(u64::from_le(self.region.word::<AtomicU64>(offset)?.load(Ordering::Acquire)))
+        Ok(u64::from_le(self.word::<AtomicU64>(offset)?.load(Ordering::Acquire)))
     }
 
     /// Stores a little-endian qword at `offset`, with release ordering.
@@ -236,21 +266,27 @@ impl Mapping {
     /// # Errors
     /// As [`Self::load_u64`].
     pub fn store_u64(&self, offset: u64, value: u64) -> Result<(), Error> {
-        self.region.word::<AtomicU64>(offset)?.store(value.to_le(), Ordering::Release);
+        self.word::<AtomicU64>(offset)?.store(value.to_le(), Ordering::Release);
         Ok(())
     }
 
     /// Where the memory lies in this process, for C callers and for code that does its own
     /// volatile access. Using it is as unsafe as any pointer to memory that others change.
     #[must_use]
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.region.start.as_ptr()
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
     }
 }
 
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mapping").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBytes").field("size", &self.size()).finish_non_exhaustive()
     }
 }
 

@@ -81,6 +81,12 @@
 // The memory may be dropped.
 #define GPU_BROKER_ADVICE_DONT_NEED 1
 
+// The GPU may not write to the memory: a batch that does faults.
+#define GPU_BROKER_MEMORY_READ_ONLY 1
+
+// Threads that write to the memory while its pages are moved are held up meanwhile.
+#define GPU_BROKER_MEMORY_HOLD_WRITERS 1
+
 // The object holds a signalled fence from the start.
 #define GPU_BROKER_SYNCOBJ_SIGNALED (1 << 0)
 
@@ -122,6 +128,9 @@ struct gpu_broker_connection;
 
 // A GPU context.
 struct gpu_broker_context;
+
+// Memory of the program that can be registered as a buffer.
+struct gpu_broker_memory;
 
 // A container of a fence (binary), or of a timeline of fences, that submissions wait for and
 // signal.
@@ -400,6 +409,54 @@ int gpu_broker_buffer_export(const struct gpu_broker_buffer *buffer);
 int gpu_broker_buffer_import(const struct gpu_broker_connection *connection,
                              int fd,
                              struct gpu_broker_buffer **buffer);
+
+// Makes zeroed memory of `bytes`, rounded up to pages of 4096, that the GPU can be given. Release
+// it with gpu_broker_memory_release().
+int gpu_broker_memory_create(uint64_t bytes, struct gpu_broker_memory **memory);
+
+// Takes memory that is there already, `malloc`ed for example, so that the GPU can be given it: its
+// pages are moved behind a memfd, at the same address and with their contents. `start` and `size`
+// are multiples of 4096. It must stay mapped until gpu_broker_memory_release(), which makes it
+// private memory again: release it before free(3).
+//
+// A thread that writes to the memory during this call or the release may lose what it writes,
+// unless `flags` has GPU_BROKER_MEMORY_HOLD_WRITERS, which not every process may use (-EPERM,
+// -ENOSYS, -EINVAL). Children of fork(2) get a private copy. -EFAULT for memory that is not mapped,
+// shared already, or a stack.
+int gpu_broker_memory_adopt(void *start,
+                            size_t size,
+                            uint32_t flags,
+                            struct gpu_broker_memory **memory);
+
+// Where the memory lies; NULL for NULL.
+void *gpu_broker_memory_address(const struct gpu_broker_memory *memory);
+
+// The memory's bytes, a multiple of 4096; 0 for NULL.
+uint64_t gpu_broker_memory_size(const struct gpu_broker_memory *memory);
+
+// Gives the memory to the GPU as a buffer of the session, for gpu_broker_submit(); close it with
+// gpu_broker_buffer_close(). `flags` is 0 or GPU_BROKER_MEMORY_READ_ONLY. The program goes on using
+// the memory at its address; gpu_broker_buffer_map() does not work on it (-ENODEV).
+int gpu_broker_memory_register(const struct gpu_broker_connection *connection,
+                               const struct gpu_broker_memory *memory,
+                               uint32_t flags,
+                               struct gpu_broker_buffer **buffer);
+
+// Waits until no submitted work uses `length` bytes of the memory from `offset` on, at most
+// `timeout_ns` nanoseconds; negative is as long as the daemon allows, a minute. To be called before
+// the bytes are unmapped, punched out (MADV_REMOVE), or used for something else; work submitted
+// later uses what is there then. -ETIME when the time was over first: keep the bytes. -EIO when the
+// GPU hung: the bytes are free, what it wrote is not whole.
+int gpu_broker_memory_invalidate(const struct gpu_broker_memory *memory,
+                                 uint64_t offset,
+                                 uint64_t length,
+                                 int64_t timeout_ns);
+
+// Waits until no work uses the memory, at most thirty seconds per buffer, and lets go of it:
+// memory of gpu_broker_memory_create() is unmapped, that of gpu_broker_memory_adopt() becomes
+// private memory again and keeps its contents. NULL does nothing. Its buffers may be closed before
+// or afterwards.
+void gpu_broker_memory_release(struct gpu_broker_memory *memory);
 
 // Makes a syncobj; `flags` is 0 or GPU_BROKER_SYNCOBJ_SIGNALED. Release it with
 // gpu_broker_syncobj_destroy().

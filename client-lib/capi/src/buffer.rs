@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::IntoRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gpu_broker_client::protocol::object::{advice, caching, domain, tiling};
@@ -44,7 +45,7 @@ const _: () = assert!(GPU_BROKER_ADVICE_WILL_NEED == advice::WILL_NEED);
 const _: () = assert!(GPU_BROKER_ADVICE_DONT_NEED == advice::DONT_NEED);
 
 /// Memory that the GPU and this process share.
-pub struct Buffer(pub(crate) gpu_broker_client::Buffer);
+pub struct Buffer(pub(crate) Arc<gpu_broker_client::Buffer>);
 
 /// How a buffer's rows lie in memory.
 #[repr(C)]
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn gpu_broker_buffer_create(
         not_null(buffer, "buffer")?;
         // SAFETY: this function's contract is `borrow`'s.
         let connection = unsafe { borrow(connection, "connection") }?;
-        let made = Buffer(connection.0.create_buffer(size)?);
+        let made = Buffer(Arc::new(connection.0.create_buffer(size)?));
         // SAFETY: checked for null above, and writable by this function's contract.
         unsafe { store(buffer, Box::into_raw(Box::new(made))) };
         Ok(0)
@@ -273,7 +274,7 @@ pub unsafe extern "C" fn gpu_broker_buffer_import(
         let connection = unsafe { borrow(connection, "connection") }?;
         // SAFETY: this function's contract is `duplicate_fd`'s.
         let fd = unsafe { duplicate_fd(fd) }?;
-        let made = Buffer(connection.0.import_buffer(&fd)?);
+        let made = Buffer(Arc::new(connection.0.import_buffer(&fd)?));
         // SAFETY: checked for null above, and writable by this function's contract.
         unsafe { store(buffer, Box::into_raw(Box::new(made))) };
         Ok(0)

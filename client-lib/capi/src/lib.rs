@@ -14,6 +14,7 @@ mod connection;
 mod context;
 mod execbuf;
 mod fence;
+mod memory;
 mod syncobj;
 
 pub use boundary::gpu_broker_last_error;
@@ -22,4 +23,5 @@ pub use connection::*;
 pub use context::*;
 pub use execbuf::*;
 pub use fence::*;
+pub use memory::*;
 pub use syncobj::*;

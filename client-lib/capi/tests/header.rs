@@ -11,7 +11,8 @@ fn generate() -> String {
     let dir = crate_dir();
     let config = cbindgen::Config::from_file(dir.join("cbindgen.toml")).expect("cbindgen.toml");
     // In the order a reader wants them.
-    let modules = ["boundary", "connection", "context", "buffer", "syncobj", "execbuf", "fence"];
+    let modules =
+        ["boundary", "connection", "context", "buffer", "memory", "syncobj", "execbuf", "fence"];
     let mut builder = cbindgen::Builder::new().with_config(config);
     for module in modules {
         builder = builder.with_src(dir.join("src").join(module).with_extension("rs"));
@@ -81,7 +82,7 @@ fn c_and_cxx_accept_the_header_alone() {
 #[test]
 fn the_examples_compile_without_a_warning() {
     let dir = tempfile::tempdir().expect("a directory");
-    for example in ["fill", "share"] {
+    for example in ["fill", "share", "own_memory"] {
         let object = dir.path().join(example).with_extension("o");
         let object = object.to_str().expect("UTF-8");
         let source = crate_dir().join("examples").join(example).with_extension("c");

@@ -26,8 +26,13 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    const fn new(connection: Connection, handle: BufferId, size: u64) -> Self {
+    pub(super) const fn new(connection: Connection, handle: BufferId, size: u64) -> Self {
         Self { connection, handle, size, mapping: tokio::sync::OnceCell::const_new(), open: true }
+    }
+
+    /// The session it belongs to.
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Its handle in this session.

@@ -12,7 +12,9 @@ use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
-use gpu_broker_protocol::{ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec};
+use gpu_broker_protocol::{
+    BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
+};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_seqpacket::ancillary::{
@@ -28,6 +30,8 @@ use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, ans
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket;
+use crate::usermem::fork::Generation;
+use crate::usermem::held::{Held, Hold};
 
 /// Bytes of control messages: more than four fds and their header take, with room for alignment.
 const CONTROL_BYTES: usize = 128;
@@ -44,6 +48,9 @@ struct Shared {
     hello: HelloReply,
     reader: AbortHandle,
     shares: tokio::sync::Mutex<Shares>,
+    held: Held,
+    /// Read by EXECBUFs that have looked at `held`, until they are answered.
+    passing: tokio::sync::RwLock<()>,
 }
 
 impl Drop for Shared {
@@ -56,6 +63,7 @@ impl Drop for Shared {
 struct Link {
     socket: UnixSeqpacket,
     ledger: Mutex<Ledger<oneshot::Sender<Packet>>>,
+    generation: Generation,
 }
 
 type Packet = (Vec<u8>, Fds);
@@ -94,7 +102,7 @@ impl Connection {
     }
 
     async fn greet(socket: UnixSeqpacket, client_name: &str) -> Result<Self, Error> {
-        let link = Arc::new(Link { socket, ledger: Mutex::default() });
+        let link = Arc::new(Link::new(socket));
         let reader = tokio::spawn(read(Arc::clone(&link))).abort_handle();
         let hello = Request::Hello(proto::hello(client_name));
         let fill = |seq, out: &mut Vec<u8>| codec::encode_request(seq, &hello, out);
@@ -103,8 +111,8 @@ impl Connection {
             .and_then(|reply| answer!(reply, Reply::Hello(hello) => hello))
             .and_then(proto::check_hello)
             .inspect_err(|_| reader.abort())?;
-        let shares = tokio::sync::Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { link, hello, reader, shares }) })
+        let (shares, held, passing) = Default::default();
+        Ok(Self { shared: Arc::new(Shared { link, hello, reader, shares, held, passing }) })
     }
 
     /// What was settled when the session began: version, features, limits, device.
@@ -210,6 +218,13 @@ impl Connection {
         (call.answer)(self.request(call.request).await?)
     }
 
+    /// Keeps submissions from naming a buffer. When this returns, all that did are on their way.
+    pub(super) async fn hold(&self, buffer: BufferId) -> Hold<'_> {
+        let hold = self.shared.held.enter(buffer);
+        drop(self.shared.passing.write().await);
+        hold
+    }
+
     pub(super) fn shares(&self) -> &tokio::sync::Mutex<Shares> {
         &self.shared.shares
     }
@@ -234,7 +249,7 @@ impl Connection {
     /// Makes an EXECBUF as it stands; [`Context::execbuf`] is the comfortable way.
     ///
     /// # Errors
-    /// As [`crate::Connection::request`].
+    /// As [`crate::Connection::execbuf`].
     pub async fn execbuf(
         &self,
         head: &ExecbufHead,
@@ -243,8 +258,19 @@ impl Connection {
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
         let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
         let asked = Asked::by(head, lists);
-        let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
-        self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
+        let submit = async || {
+            let _passing = self.shared.passing.read().await;
+            self.shared.held.check(lists.objects)?;
+            let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
+            self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
+        };
+        for _ in 1..calls::EXECBUF_ATTEMPTS {
+            match submit().await {
+                Err(error) if calls::is_invalidated(&error) => {}
+                other => return other,
+            }
+        }
+        submit().await
     }
 }
 
@@ -270,6 +296,10 @@ impl Drop for Unsent<'_> {
 }
 
 impl Link {
+    fn new(socket: UnixSeqpacket) -> Self {
+        Self { socket, ledger: Mutex::default(), generation: Generation::current() }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger<oneshot::Sender<Packet>>> {
         // Nothing panics while the lock is held; if it did, the ledger would still be consistent.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
@@ -283,6 +313,9 @@ impl Link {
         fds: &[BorrowedFd<'_>],
         decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if !self.generation.is_current() {
+            return Err(Error::Forked);
+        }
         let (sender, receiver) = oneshot::channel();
         let seq = self.ledger().open(opcode, sender)?;
         let mut unsent = Unsent { link: self, seq: Some(seq) };
@@ -430,7 +463,7 @@ mod tests {
         // No socket, so that receiving fails with an errno that is not the daemon's doing.
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let socket = UnixSeqpacket::try_from(eventfd(1, flags).expect("eventfd")).expect("polled");
-        let link = Arc::new(Link { socket, ledger: Mutex::default() });
+        let link = Arc::new(Link::new(socket));
         let (sender, receiver) = oneshot::channel();
         link.ledger().open(Opcode::Ping, sender).expect("open");
         read(Arc::clone(&link)).await;

@@ -25,8 +25,10 @@ mod connection;
 mod execbuf;
 mod objects;
 mod syncobj;
+mod usermem;
 
 pub use buffer::Buffer;
 pub use connection::Connection;
 pub use objects::{Context, Vm};
 pub use syncobj::Syncobj;
+pub use usermem::UserBuffer;
