@@ -13,7 +13,8 @@
 //!
 //! Batches run as those of an unprivileged client do on hardware. A command that only a privileged
 //! batch may use (anything that names the global GTT, registers outside the short list of
-//! [`registers`]) does nothing and is counted in [`Counters::filtered`].
+//! [`registers`]) does nothing and is counted in [`Counters::filtered`]. What a kernel driver adds
+//! to that, rings and the global GTT, is in [`ring`].
 //!
 //! Start reading at [`Streamer::run`]; `blit/` is the blitter, [`decode`] knows commands by name.
 
@@ -24,6 +25,7 @@ pub mod gpu;
 pub mod hardware;
 pub mod memory;
 pub mod registers;
+pub mod ring;
 pub mod scheduler;
 pub mod streamer;
 

@@ -32,6 +32,9 @@ const RENDER_STORED: [(u32, u32); 6] =
     [(0x2310, 18), (0x2420, 9), (0x2500, 3), (0x5200, 8), (0x5240, 8), (0x5280, 4)];
 const RENDER_STORED_COUNT: usize = 18 + 9 + 3 + 8 + 8 + 4;
 
+/// Dwords of [`Registers::save`]: general purpose registers, predicates, tiling, the stored ones.
+pub(crate) const IMAGE_DWORDS: usize = 32 + 9 + 1 + RENDER_STORED_COUNT;
+
 /// The timestamp has 36 bits.
 const TIMESTAMP_MASK: u64 = (1 << 36) - 1;
 
@@ -94,6 +97,51 @@ impl Registers {
             run_ticks: None,
             run_started: 0,
         }
+    }
+
+    /// Writes what the context image holds, [`IMAGE_DWORDS`] dwords; those of an engine that has
+    /// fewer are left alone. CTX_TIMESTAMP is apart: see [`Self::set_context_timestamp`].
+    pub(crate) fn save(&self, image: &mut [u32]) {
+        let Predicate { source0, source1, data, result, result_1, result_2 } = self.predicate;
+        let wide = self.general.iter().copied().chain([source0, source1, data]);
+        let dwords = wide
+            .flat_map(|value| [half(value, false), half(value, true)])
+            .chain([result, result_1, result_2, self.tiling_control.into()])
+            .chain(self.stored.iter().copied());
+        for (into, dword) in image.iter_mut().zip(dwords) {
+            *into = dword;
+        }
+    }
+
+    /// Reads what [`Self::save`] wrote; dwords that are missing are 0.
+    pub(crate) fn restore(&mut self, image: &[u32]) {
+        let mut dwords = image.iter().copied().chain(std::iter::repeat(0));
+        let mut dword = || dwords.next().unwrap_or(0);
+        let mut qword = || u64::from(dword()) | u64::from(dword()) << 32;
+        for register in &mut self.general {
+            *register = qword();
+        }
+        self.predicate.source0 = qword();
+        self.predicate.source1 = qword();
+        self.predicate.data = qword();
+        self.predicate.result = dword();
+        self.predicate.result_1 = dword();
+        self.predicate.result_2 = dword();
+        self.tiling_control = (dword() & 0xffff) as u16;
+        for register in &mut self.stored {
+            *register = dword();
+        }
+    }
+
+    /// Ticks the context has run, modulo 2^32, while it does not run.
+    #[must_use]
+    pub fn context_timestamp(&self) -> u32 {
+        half(self.run_ticks.unwrap_or(0), false)
+    }
+
+    /// Sets CTX_TIMESTAMP of a context that does not run, and makes it count.
+    pub fn set_context_timestamp(&mut self, ticks: u32) {
+        self.run_ticks = Some(ticks.into());
     }
 
     pub(crate) fn set_engine(&mut self, engine: &EngineSpec) {

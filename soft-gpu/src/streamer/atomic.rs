@@ -2,7 +2,7 @@
 
 use crate::fault::FaultCause;
 use crate::registers::Registers;
-use crate::streamer::{Bus, Command};
+use crate::streamer::{Bus, Command, Space};
 
 /// What to do, bits 12:8 of the header for dwords; qwords have 0x20 added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,7 @@ const SIZE_DWORD: u32 = 0;
 pub(super) fn execute(
     command: &Command<'_>,
     registers: &mut Registers,
+    space: Space,
     bus: &mut Bus<'_>,
 ) -> Result<(), FaultCause> {
     let size = command.header >> 19 & 3;
@@ -58,11 +59,11 @@ pub(super) fn execute(
     };
     let old = if wide {
         let address = command.address(1, 8)?;
-        bus.update_u64(address, &mut |old| operation.apply_u64(old, first, second))?
+        bus.update_u64(space, address, &mut |old| operation.apply_u64(old, first, second))?
     } else {
         let address = command.address(1, 4)?;
         let (first, second) = (low(first), low(second));
-        bus.update_u32(address, &mut |old| operation.apply_u32(old, first, second))?.into()
+        bus.update_u32(space, address, &mut |old| operation.apply_u32(old, first, second))?.into()
     };
     if command.bit(16) {
         let kept = if wide { 0 } else { registers.general(4) >> 32 << 32 };

@@ -2,7 +2,8 @@
 
 use crate::decode::mi;
 use crate::fault::FaultCause;
-use crate::streamer::{Bus, Command, Flow, State, atomic, math};
+use crate::ring::Interrupt;
+use crate::streamer::{Bus, Command, Flow, Space, State, atomic, math};
 
 impl State {
     /// Executes an MI command.
@@ -26,8 +27,8 @@ impl State {
             mi::COPY_MEM_MEM => self.copy_mem_mem(command, bus),
             mi::MATH => math::execute(command, &mut self.registers).map(|()| Flow::Next),
             mi::ATOMIC => {
-                if !self.is_privileged(command) {
-                    atomic::execute(command, &mut self.registers, bus)?;
+                if let Some(space) = self.reach(command.bit(22)) {
+                    atomic::execute(command, &mut self.registers, space, bus)?;
                 }
                 Ok(Flow::Next)
             }
@@ -41,17 +42,12 @@ impl State {
                 Ok(Flow::Arbitrate)
             }
             mi::USER_INTERRUPT => {
-                self.interrupts += 1;
+                self.interrupt(Interrupt::User, bus);
                 Ok(Flow::Next)
             }
             // Wakes waiters in signal mode; ours poll.
             mi::SEMAPHORE_SIGNAL => Ok(Flow::Next),
-            // Writes to the context's status page, which clients cannot see.
-            mi::STORE_DATA_INDEX => {
-                command.require(3)?;
-                self.filter(true);
-                Ok(Flow::Next)
-            }
+            mi::STORE_DATA_INDEX => self.store_data_index(command, bus),
             _ => self.execute_rare(opcode, command),
         }
     }
@@ -78,20 +74,25 @@ impl State {
 
     /// MI_BATCH_BUFFER_START. Bit 22 calls a second level, which returns here at its end; in the
     /// second level it jumps, for there is no third. Without bit 22 it jumps, and leaves the second
-    /// level for good if it was there. Bit 15: only if MI_PREDICATE_RESULT_1 is set. Bit 8, PPGTT,
-    /// makes no difference: there is no other address space for clients.
+    /// level for good if it was there. Bit 15: only if MI_PREDICATE_RESULT_1 is set. Bit 8 makes a
+    /// batch that a ring starts one of a client, in the PPGTT; in a batch it makes no difference.
     fn batch_buffer_start(&mut self, command: &Command<'_>) -> Result<Flow, FaultCause> {
         command.require(3)?;
         if command.bit(15) && self.registers.predicate().result_1 & 1 == 0 {
             return Ok(Flow::Next);
         }
-        if !command.bit(22) {
+        let target = command.address(1, 4)?;
+        let next = command.address.wrapping_add(u64::from(command.dwords()) * 4);
+        if let Some(ring) = self.ring.as_mut().filter(|ring| ring.is_current()) {
+            ring.leave_to_batch(next);
+            self.space = if command.bit(8) { Space::Context } else { Space::Global };
+            self.return_to = None;
+        } else if !command.bit(22) {
             self.return_to = None;
         } else if self.return_to.is_none() {
-            let length = u64::from(command.dwords()) * 4;
-            self.return_to = Some(command.address.wrapping_add(length));
+            self.return_to = Some(next);
         }
-        Ok(Flow::Jump(command.address(1, 4)?))
+        Ok(Flow::Jump(target))
     }
 
     /// MI_CONDITIONAL_BATCH_BUFFER_END: the batch goes on while memory is greater than the value in
@@ -103,14 +104,15 @@ impl State {
         bus: &Bus<'_>,
     ) -> Result<Flow, FaultCause> {
         command.require(4)?;
-        if !command.bit(21) || self.is_privileged(command) {
+        if !command.bit(21) {
             return Ok(Flow::Next);
         }
+        let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let memory = if command.bit(19) {
-            let pair = bus.read_u64(command.address(2, 8)?)?;
+            let pair = bus.read_u64(space, command.address(2, 8)?)?;
             (pair & pair >> 32) & 0xffff_ffff
         } else {
-            bus.read_u32(command.address(2, 4)?)?.into()
+            bus.read_u32(space, command.address(2, 4)?)?.into()
         };
         if memory > u64::from(command.dword(1)) {
             return Ok(Flow::Next);
@@ -165,10 +167,27 @@ impl State {
         Ok(Flow::Next)
     }
 
-    /// Bit 22 names the global GTT, which only privileged batches may use: the hardware turns such
-    /// a command of a client into MI_NOOP.
-    pub(super) fn is_privileged(&mut self, command: &Command<'_>) -> bool {
-        self.filter(command.bit(22))
+    /// The page tables a command means. The global GTT is for privileged batches only: `None` then,
+    /// because the hardware turns such a command of a client into MI_NOOP.
+    pub(super) fn reach(&mut self, global: bool) -> Option<Space> {
+        match (global, self.is_privileged()) {
+            (false, _) => Some(Space::Context),
+            (true, true) => Some(Space::Global),
+            (true, false) => {
+                self.filtered += 1;
+                None
+            }
+        }
+    }
+
+    /// Rings, and the batches that they start in the global GTT.
+    pub(super) fn is_privileged(&self) -> bool {
+        self.space == Space::Global
+    }
+
+    pub(super) fn interrupt(&mut self, what: Interrupt, bus: &Bus<'_>) {
+        self.interrupts += 1;
+        bus.interrupt(what);
     }
 
     /// Counts what was filtered out.

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::fault::FaultCause;
-use crate::streamer::bus::{ADDRESS_MASK, Bus};
+use crate::streamer::bus::{ADDRESS_MASK, Bus, Space};
 
 /// Bytes read at once. Small, since most of what is ahead of a jump is read for nothing.
 const LINE: u64 = 64;
@@ -19,6 +19,7 @@ const COMMAND_BYTES_MAX: usize = 1025 * 4;
 #[derive(Debug)]
 pub(crate) struct Fetch {
     position: u64,
+    space: Space,
     /// Address of the first byte of `bytes`.
     start: u64,
     /// Valid bytes; always a multiple of 4.
@@ -87,7 +88,7 @@ impl Command<'_> {
 
 impl Fetch {
     pub(crate) fn new() -> Self {
-        Self { position: 0, start: 0, valid: 0, bytes: Vec::new() }
+        Self { position: 0, space: Space::Context, start: 0, valid: 0, bytes: Vec::new() }
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -106,7 +107,8 @@ impl Fetch {
     }
 
     /// Goes to an address, and reads anew.
-    pub(crate) fn jump(&mut self, address: u64) {
+    pub(crate) fn jump(&mut self, space: Space, address: u64) {
+        self.space = space;
         self.position = address & ADDRESS_MASK & !3;
         self.forget();
     }
@@ -160,7 +162,7 @@ impl Fetch {
             self.bytes.resize(count, 0);
         }
         let Some(into) = self.bytes.get_mut(..count) else { return Ok(()) };
-        bus.read(self.position, into)?;
+        bus.read_in(self.space, self.position, into)?;
         self.start = self.position;
         self.valid = count;
         Ok(())

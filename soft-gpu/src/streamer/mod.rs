@@ -5,6 +5,7 @@ mod bus;
 mod control;
 mod fetch;
 mod math;
+mod ring_level;
 mod store;
 mod sync;
 
@@ -17,8 +18,10 @@ pub use crate::fault::{Fault, FaultCause};
 use crate::hardware::{Clock, EngineKind, EngineSpec};
 use crate::memory::Memory;
 use crate::registers::Registers;
-use bus::Bus;
+use crate::ring::Host;
+use bus::{Bus, Space};
 use fetch::Fetch;
+use ring_level::RingLevel;
 
 pub use sync::{Compare, SemaphoreWait};
 
@@ -30,7 +33,7 @@ pub(crate) use fetch::Command;
 #[derive(Debug)]
 pub struct Streamer {
     fetch: Fetch,
-    state: State,
+    pub(crate) state: State,
     blitter: Option<Box<Blitter>>,
     counters: Counters,
     batch: Batch,
@@ -85,6 +88,10 @@ pub(crate) struct State {
     pub(crate) predicate_state: bool,
     /// Where the first level goes on, in the second.
     pub(crate) return_to: Option<u64>,
+    /// Page tables of the commands themselves.
+    pub(crate) space: Space,
+    /// What batches return to, if a driver runs the context by a ring.
+    pub(crate) ring: Option<RingLevel>,
     pub(crate) filtered: u64,
     pub(crate) interrupts: u64,
 }
@@ -130,6 +137,8 @@ impl Streamer {
                 inhibited: false,
                 predicate_state: false,
                 return_to: None,
+                space: Space::Context,
+                ring: None,
                 filtered: 0,
                 interrupts: 0,
             },
@@ -147,7 +156,9 @@ impl Streamer {
     ///
     /// `length`, in bytes, only serves to explain a batch that runs past its end; 0 if unknown.
     pub fn start(&mut self, batch: u64, length: u64) {
-        self.fetch.jump(batch);
+        self.state.space = Space::Context;
+        self.state.ring = None;
+        self.fetch.jump(Space::Context, batch);
         self.state.arbitration = true;
         self.state.inhibited = false;
         self.state.return_to = None;
@@ -172,13 +183,23 @@ impl Streamer {
     /// Once it has returned [`Stop::Done`] or [`Stop::Fault`], it returns `Done` until
     /// [`Self::start`].
     pub fn run(&mut self, memory: &dyn Memory, clock: &dyn Clock, budget: u32) -> Stop {
+        self.run_with(memory, None, clock, budget)
+    }
+
+    fn run_with(
+        &mut self,
+        memory: &dyn Memory,
+        host: Option<&dyn Host>,
+        clock: &dyn Clock,
+        budget: u32,
+    ) -> Stop {
         if !self.batch.running {
             return Stop::Done;
         }
         self.state.registers.run_begins(clock);
         // What the CPU wrote since the last run has to show up.
         self.fetch.forget();
-        let mut bus = Bus::new(memory, clock);
+        let mut bus = Bus::new(memory, host, clock);
         let mut left = i64::from(budget.max(1));
         let stop = loop {
             if let Some(stop) = self.step(&mut bus, &mut left) {
@@ -208,6 +229,11 @@ impl Streamer {
         &self.state.registers
     }
 
+    /// The registers, to be changed.
+    pub fn registers_mut(&mut self) -> &mut Registers {
+        &mut self.state.registers
+    }
+
     /// The engine.
     #[must_use]
     pub fn engine(&self) -> &EngineSpec {
@@ -234,6 +260,9 @@ impl Streamer {
             && blitter.is_busy()
         {
             return self.step_blit(bus, left);
+        }
+        if self.state.ring.as_ref().is_some_and(|ring| ring.is_empty_at(self.fetch.position())) {
+            return Some(Stop::Done);
         }
         if *left <= 0 {
             return Some(Stop::Budget { arbitration: self.at_arbitration });
@@ -298,7 +327,7 @@ impl Streamer {
             }
             Flow::Jump(target) => {
                 self.batch.jumped = true;
-                self.fetch.jump(target);
+                self.fetch.jump(self.state.space, target);
             }
             Flow::Wait(wait) => {
                 // It is not executed yet.
@@ -306,9 +335,15 @@ impl Streamer {
                 return Some(Stop::Waiting(wait));
             }
             Flow::End => match self.state.return_to.take() {
-                Some(address) => self.fetch.jump(address),
+                Some(address) => self.fetch.jump(self.state.space, address),
+                None if self.state.ring.is_some() => self.return_to_ring(dwords),
                 None => return Some(Stop::Done),
             },
+        }
+        if let Some(ring) = &self.state.ring
+            && let Some(start) = ring.wrapped(self.fetch.position())
+        {
+            self.fetch.jump(Space::Global, start);
         }
         None
     }

@@ -12,20 +12,18 @@ impl State {
     ) -> Result<Flow, FaultCause> {
         let wide = command.bit(21);
         command.require(if wide { 5 } else { 4 })?;
-        if self.is_privileged(command) {
-            return Ok(Flow::Next);
-        }
+        let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let address = command.address(1, if wide { 8 } else { 4 })?;
         match (wide, command.dwords()) {
-            (false, 4) => bus.write_u32(address, command.dword(3))?,
-            (true, 5) => bus.write_u64(address, command.qword(3))?,
+            (false, 4) => bus.write_u32(space, address, command.dword(3))?,
+            (true, 5) => bus.write_u64(space, address, command.qword(3))?,
             // Half a qword at the end is not stored.
             (true, dwords) => {
                 let bytes = command.bytes_from(3);
                 let whole = ((dwords - 3) / 2 * 8) as usize;
-                bus.write(address, bytes.get(..whole).unwrap_or(bytes))?;
+                bus.write_in(space, address, bytes.get(..whole).unwrap_or(bytes))?;
             }
-            (false, _) => bus.write(address, command.bytes_from(3))?,
+            (false, _) => bus.write_in(space, address, command.bytes_from(3))?,
         }
         Ok(Flow::Next)
     }
@@ -38,12 +36,14 @@ impl State {
     ) -> Result<Flow, FaultCause> {
         command.require(5)?;
         // Either address may name the global GTT.
-        if self.is_privileged(command) || self.filter(command.bit(21)) {
+        let (Some(source), Some(destination)) =
+            (self.reach(command.bit(22)), self.reach(command.bit(21)))
+        else {
             return Ok(Flow::Next);
-        }
+        };
         let (to, from) = (command.address(1, 4)?, command.address(3, 4)?);
-        let value = bus.read_u32(from)?;
-        bus.write_u32(to, value)?;
+        let value = bus.read_u32(source, from)?;
+        bus.write_u32(destination, to, value)?;
         Ok(Flow::Next)
     }
 
@@ -61,10 +61,10 @@ impl State {
             let mut value = command.dword(index + 1);
             if disabled != 0 {
                 let mask = byte_mask(disabled);
-                let old = self.registers.read(register, bus.clock).unwrap_or(0);
+                let old = self.read_register(register, bus);
                 value = old & mask | value & !mask;
             }
-            self.write_register(register, value);
+            self.write_register(register, value, bus);
         }
         Ok(Flow::Next)
     }
@@ -77,8 +77,8 @@ impl State {
     ) -> Result<Flow, FaultCause> {
         command.require(3)?;
         let (from, to) = (register(command.dword(1)), register(command.dword(2)));
-        let value = self.registers.read(from, bus.clock).unwrap_or(0);
-        self.write_register(to, value);
+        let value = self.read_register(from, bus);
+        self.write_register(to, value, bus);
         Ok(Flow::Next)
     }
 
@@ -89,11 +89,9 @@ impl State {
         bus: &Bus<'_>,
     ) -> Result<Flow, FaultCause> {
         command.require(4)?;
-        if self.is_privileged(command) {
-            return Ok(Flow::Next);
-        }
-        let value = bus.read_u32(command.address(2, 4)?)?;
-        self.write_register(register(command.dword(1)), value);
+        let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
+        let value = bus.read_u32(space, command.address(2, 4)?)?;
+        self.write_register(register(command.dword(1)), value, bus);
         Ok(Flow::Next)
     }
 
@@ -105,18 +103,44 @@ impl State {
     ) -> Result<Flow, FaultCause> {
         command.require(4)?;
         let predicated_out = command.bit(21) && self.registers.predicate().result & 1 == 0;
-        if predicated_out || self.is_privileged(command) {
+        if predicated_out {
             return Ok(Flow::Next);
         }
+        let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let address = command.address(2, 4)?;
-        let value = self.registers.read(register(command.dword(1)), bus.clock).unwrap_or(0);
-        bus.write_u32(address, value)?;
+        let value = self.read_register(register(command.dword(1)), bus);
+        bus.write_u32(space, address, value)?;
         Ok(Flow::Next)
     }
 
-    fn write_register(&mut self, register: u32, value: u32) {
-        let written = self.registers.write(register, value);
+    fn read_register(&mut self, register: u32, bus: &Bus<'_>) -> u32 {
+        match self.registers.read(register, bus.clock) {
+            Some(value) => value,
+            None => bus.read_register(register),
+        }
+    }
+
+    fn write_register(&mut self, register: u32, value: u32, bus: &Bus<'_>) {
+        let written = self.registers.write(register, value)
+            || bus.write_register(register, value, self.is_privileged());
         self.filter(!written);
+    }
+
+    /// MI_STORE_DATA_INDEX: a dword, or with five dwords a qword, into the status page.
+    pub(super) fn store_data_index(
+        &mut self,
+        command: &Command<'_>,
+        bus: &mut Bus<'_>,
+    ) -> Result<Flow, FaultCause> {
+        command.require(3)?;
+        let Some(space) = self.reach(true) else { return Ok(Flow::Next) };
+        let address = bus.status_page() + u64::from(command.dword(1) & 0xffc);
+        if command.dwords() < 4 {
+            bus.write_u32(space, address, command.dword(2))?;
+        } else {
+            bus.write_u64(space, address, command.qword(2))?;
+        }
+        Ok(Flow::Next)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Semaphores and flushes.
 
 use crate::fault::FaultCause;
-use crate::streamer::{Bus, Command, Flow, State};
+use crate::ring::Interrupt;
+use crate::streamer::{Bus, Command, Flow, Space, State};
 
 /// What MI_SEMAPHORE_WAIT waits for: that the dword at `address` compares to `data`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,13 +78,11 @@ impl State {
         bus: &Bus<'_>,
     ) -> Result<Flow, FaultCause> {
         command.require(4)?;
-        if self.is_privileged(command) {
-            return Ok(Flow::Next);
-        }
+        let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let compare = Compare::from_bits(command.header >> 12 & 7)?;
         let data = command.dword(1);
         let address = command.address(2, 4)?;
-        if compare.holds(bus.read_u32(address)?, data) {
+        if compare.holds(bus.read_u32(space, address)?, data) {
             return Ok(Flow::Arbitrate);
         }
         Ok(Flow::Wait(SemaphoreWait { address, compare, data, preemptible: self.arbitration }))
@@ -97,7 +96,7 @@ impl State {
         bus: &mut Bus<'_>,
     ) -> Result<Flow, FaultCause> {
         if command.bit(8) {
-            self.interrupts += 1;
+            self.interrupt(Interrupt::Flush, bus);
         }
         let operation = command.header >> 14 & 3;
         let value = match operation {
@@ -113,15 +112,15 @@ impl State {
             value => return Err(FaultCause::Invalid { field: "post-sync operation", value }),
         };
         // Bit 2 of the address names the global GTT, bit 21 of the header the status page.
-        if command.bit(21) || command.dword(1) & 4 != 0 {
-            self.filtered += 1;
+        let operand = command.qword(1);
+        let Some((space, address)) = self.target(operand & 4 != 0, command.bit(21), operand, bus)
+        else {
             return Ok(Flow::Next);
-        }
-        let address = command.address(1, 8)?;
+        };
         if operation == post_sync::IMMEDIATE && command.dwords() < 5 {
-            bus.write_u32(address, command.dword(3))?;
+            bus.write_u32(space, address, command.dword(3))?;
         } else {
-            bus.write_u64(address, value)?;
+            bus.write_u64(space, address, value)?;
         }
         Ok(Flow::Next)
     }
@@ -136,7 +135,7 @@ impl State {
         command.require(2)?;
         let flags = command.dword(1);
         if flags >> 8 & 1 != 0 {
-            self.interrupts += 1;
+            self.interrupt(Interrupt::Flush, bus);
         }
         let value = match flags >> 14 & 3 {
             post_sync::IMMEDIATE => {
@@ -148,13 +147,25 @@ impl State {
             _ => return Ok(Flow::Next),
         };
         command.require(4)?;
-        if flags >> 24 & 1 != 0 || flags >> 21 & 1 != 0 {
-            self.filtered += 1;
+        let (global, index) = (flags >> 24 & 1 != 0, flags >> 21 & 1 != 0);
+        let Some((space, address)) = self.target(global, index, command.qword(2), bus) else {
             return Ok(Flow::Next);
-        }
-        let address = command.address(2, 8)?;
-        bus.write_u64(address, value)?;
+        };
+        bus.write_u64(space, address, value)?;
         Ok(Flow::Next)
+    }
+
+    /// Where a flush writes: at an address, whose bits 2:0 are flags, or with `index` at an offset
+    /// into the status page. `None` if the batch may not.
+    fn target(
+        &mut self,
+        global: bool,
+        index: bool,
+        operand: u64,
+        bus: &Bus<'_>,
+    ) -> Option<(Space, u64)> {
+        let space = self.reach(global || index)?;
+        Some((space, if index { bus.status_page() + (operand & 0xff8) } else { operand & !7 }))
     }
 }
 
