@@ -1,0 +1,281 @@
+//! Buffers.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::AsRawFd;
+
+use gpu_broker_client::protocol::message::{BufferCreate, BufferOf, BufferWait};
+use gpu_broker_client::protocol::object::{
+    BufferAccess, BufferCaching, BufferMadvise, BufferSetDomain, BufferSetTiling, Tiling,
+};
+use gpu_broker_client::protocol::param::EngineId;
+use gpu_broker_client::protocol::{BufferId, Reply, Request};
+use gpu_broker_uapi::i915::{
+    drm_i915_gem_busy, drm_i915_gem_caching, drm_i915_gem_create, drm_i915_gem_create_ext,
+    drm_i915_gem_create_ext_memory_regions, drm_i915_gem_get_tiling, drm_i915_gem_madvise,
+    drm_i915_gem_mmap, drm_i915_gem_mmap_offset, drm_i915_gem_pread, drm_i915_gem_set_domain,
+    drm_i915_gem_set_tiling, drm_i915_gem_sw_finish, drm_i915_gem_wait,
+};
+
+use super::{ask, done, reply};
+use crate::arg::{Arg, at, u16_at, u32_at, u64_at};
+use crate::chain;
+use crate::errno::{Errno, Outcome};
+use crate::mapping::{self, Wanted};
+use crate::node::{self, Node};
+use crate::user;
+
+/// Extensions of GEM_CREATE_EXT.
+const MEMORY_REGIONS: u32 = 0;
+const PROTECTED_CONTENT: u32 = 1;
+const SET_PAT: u32 = 2;
+/// More regions than any device has.
+const REGIONS_MAX: u32 = 8;
+/// `I915_MMAP_WC`.
+const MMAP_WC: u64 = 1;
+/// Modes of MMAP_OFFSET: through the aperture, write-combining, write-back, uncached, fixed.
+const MODE_UNCACHED: u64 = 3;
+const MODE_FIXED: u64 = 4;
+
+fn make(node: &Node, request: BufferCreate) -> Outcome<(u32, u64)> {
+    let answer = ask(node, Request::BufferCreate(request))?;
+    let made = reply!(answer, Reply::BufferCreate(made) => made)?;
+    node::with_buffers(node.id, |buffers| buffers.insert(made.buffer, made.size))?;
+    Ok((made.buffer.0, made.size))
+}
+
+pub(super) fn create(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type C = drm_i915_gem_create;
+    let size = arg.u64(at!(C, size));
+    let (handle, size) = make(node, BufferCreate { size, flags: 0, regions: None })?;
+    arg.set_u32(at!(C, handle), handle);
+    arg.set_u64(at!(C, size), size);
+    Ok(0)
+}
+
+pub(super) fn create_ext(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type C = drm_i915_gem_create_ext;
+    let (size, flags) = (arg.u64(at!(C, size)), arg.u32(at!(C, flags)));
+    let mut regions = None;
+    chain::walk(arg.u64(at!(C, extensions)), |address, name| match name {
+        // Twice is EINVAL.
+        MEMORY_REGIONS if regions.is_some() => Err(Errno(libc::EINVAL)),
+        MEMORY_REGIONS => {
+            regions = Some(memory_regions(address)?);
+            Ok(())
+        }
+        PROTECTED_CONTENT | SET_PAT => Err(Errno(libc::ENODEV)),
+        _ => Err(Errno(libc::EINVAL)),
+    })?;
+    let (handle, size) = make(node, BufferCreate { size, flags, regions })?;
+    arg.set_u32(at!(C, handle), handle);
+    arg.set_u64(at!(C, size), size);
+    Ok(0)
+}
+
+fn memory_regions(address: u64) -> Outcome<Vec<EngineId>> {
+    type M = drm_i915_gem_create_ext_memory_regions;
+    let node = user::records(address, 1, size_of::<M>())?;
+    let count = u32_at(&node, at!(M, num_regions));
+    if u32_at(&node, at!(M, pad)) != 0 || count > REGIONS_MAX {
+        return Err(Errno(libc::EINVAL));
+    }
+    let bytes = user::records(u64_at(&node, at!(M, regions)), count as usize, 4)?;
+    let region = |one: &[u8]| EngineId { class: u16_at(one, 0), instance: u16_at(one, 2) };
+    Ok(bytes.chunks_exact(4).map(region).collect())
+}
+
+/// Without a process's own memory on the GPU, which programs do without.
+pub(super) fn userptr(_: &Node, _: &mut Arg) -> Outcome<c_int> {
+    Err(Errno(libc::ENODEV))
+}
+
+pub(super) fn pread(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    copy(node, arg, false)
+}
+
+pub(super) fn pwrite(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    copy(node, arg, true)
+}
+
+/// The broker checks the range and waits; then the kernel copies between the buffer's memory and
+/// the program's, and finds bad pointers.
+fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
+    // PREAD and PWRITE have the same structure.
+    type P = drm_i915_gem_pread;
+    let handle = arg.u32(at!(P, handle));
+    let (offset, size) = (arg.u64(at!(P, offset)), arg.u64(at!(P, size)));
+    let address = arg.u64(at!(P, data_ptr));
+    if size == 0 {
+        return Ok(0);
+    }
+    done(
+        node,
+        Request::BufferAccess(BufferAccess { buffer: BufferId(handle), offset, size, write }),
+    )?;
+    let memory = mapping::memory(node, handle)?;
+    let length = usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?;
+    let place = i64::try_from(memory.offset + offset).map_err(|_| Errno(libc::EINVAL))?;
+    let fd = memory.fd.as_raw_fd();
+    let mut copied = 0;
+    while copied < length {
+        let (at, rest) = (address.wrapping_add(copied as u64), length - copied);
+        let number = if write { libc::SYS_pwrite64 } else { libc::SYS_pread64 };
+        // SAFETY: the kernel checks the program's memory and answers EFAULT; reading into it is
+        // what the program asked for.
+        let result = unsafe { libc::syscall(number, fd, at, rest, place + copied as i64) };
+        match usize::try_from(result) {
+            Ok(0) => return Err(Errno(libc::EFAULT)),
+            Ok(count) => copied += count,
+            Err(_) if Errno::last() == Errno(libc::EINTR) => {}
+            Err(_) => return Err(Errno::last()),
+        }
+    }
+    Ok(0)
+}
+
+pub(super) fn mmap(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type M = drm_i915_gem_mmap;
+    let handle = arg.u32(at!(M, handle));
+    let (offset, size) = (arg.u64(at!(M, offset)), arg.u64(at!(M, size)));
+    if arg.u64(at!(M, flags)) & !MMAP_WC != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    let whole = node::with_buffers(node.id, |buffers| buffers.size(handle))?;
+    let whole = whole.ok_or(Errno(libc::ENOENT))?;
+    if offset.checked_add(size).is_none_or(|end| end > whole) {
+        return Err(Errno(libc::EINVAL));
+    }
+    let wanted = Wanted {
+        address: std::ptr::null_mut::<c_void>(),
+        length: usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?,
+        protection: libc::PROT_READ | libc::PROT_WRITE,
+        flags: libc::MAP_SHARED,
+    };
+    let mapped = mapping::map(node, handle, wanted, offset)?;
+    arg.set_u64(at!(M, addr_ptr), mapped.expose_provenance() as u64);
+    Ok(0)
+}
+
+/// MMAP_OFFSET, and with the shorter structure MMAP_GTT.
+pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type M = drm_i915_gem_mmap_offset;
+    if arg.u64(at!(M, extensions)) != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    match arg.u64(at!(M, flags)) {
+        // One kind of memory behind all of them.
+        0..MODE_UNCACHED => {}
+        // No page attributes to choose from; fixed modes are for devices with memory of their own.
+        MODE_UNCACHED | MODE_FIXED => return Err(Errno(libc::ENODEV)),
+        _ => return Err(Errno(libc::EINVAL)),
+    }
+    let handle = arg.u32(at!(M, handle));
+    let offset = node::with_buffers(node.id, |buffers| buffers.offset(handle))?;
+    arg.set_u64(at!(M, offset), offset.ok_or(Errno(libc::ENOENT))?);
+    Ok(0)
+}
+
+pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type S = drm_i915_gem_set_domain;
+    done(
+        node,
+        Request::BufferSetDomain(BufferSetDomain {
+            buffer: BufferId(arg.u32(at!(S, handle))),
+            read_domains: arg.u32(at!(S, read_domains)),
+            write_domain: arg.u32(at!(S, write_domain)),
+        }),
+    )
+}
+
+/// Nothing is scanned out, so there is nothing to flush.
+pub(super) fn sw_finish(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    let handle = arg.u32(at!(drm_i915_gem_sw_finish, handle));
+    let known = node::with_buffers(node.id, |buffers| buffers.size(handle))?;
+    known.map(|_| 0).ok_or(Errno(libc::ENOENT))
+}
+
+pub(super) fn busy(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type B = drm_i915_gem_busy;
+    let buffer = BufferId(arg.u32(at!(B, handle)));
+    let answer = ask(node, Request::BufferBusy(BufferOf { buffer }))?;
+    let busy = reply!(answer, Reply::BufferBusy(busy) => busy.busy)?;
+    arg.set_u32(at!(B, busy), busy);
+    Ok(0)
+}
+
+pub(super) fn wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type W = drm_i915_gem_wait;
+    let timeout_ns = arg.i64(at!(W, timeout_ns));
+    let request = BufferWait {
+        buffer: BufferId(arg.u32(at!(W, bo_handle))),
+        flags: arg.u32(at!(W, flags)),
+        timeout_ns,
+    };
+    match ask(node, Request::BufferWait(request)) {
+        Ok(answer) => {
+            let waited = reply!(answer, Reply::BufferWait(waited) => waited)?;
+            if timeout_ns > 0 {
+                arg.set_u64(at!(W, timeout_ns), waited.remaining_ns.cast_unsigned());
+            }
+            Ok(0)
+        }
+        Err(errno) => {
+            if errno == Errno(libc::ETIME) && timeout_ns > 0 {
+                arg.set_u64(at!(W, timeout_ns), 0);
+            }
+            Err(errno)
+        }
+    }
+}
+
+pub(super) fn set_caching(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type C = drm_i915_gem_caching;
+    let buffer = BufferId(arg.u32(at!(C, handle)));
+    let caching = arg.u32(at!(C, caching));
+    done(node, Request::BufferSetCaching(BufferCaching { buffer, caching }))
+}
+
+pub(super) fn get_caching(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type C = drm_i915_gem_caching;
+    let buffer = BufferId(arg.u32(at!(C, handle)));
+    let answer = ask(node, Request::BufferGetCaching(BufferOf { buffer }))?;
+    let caching = reply!(answer, Reply::BufferGetCaching(caching) => caching.caching)?;
+    arg.set_u32(at!(C, caching), caching);
+    Ok(0)
+}
+
+pub(super) fn set_tiling(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type S = drm_i915_gem_set_tiling;
+    let request = BufferSetTiling {
+        buffer: BufferId(arg.u32(at!(S, handle))),
+        mode: arg.u32(at!(S, tiling_mode)),
+        stride: arg.u32(at!(S, stride)),
+    };
+    let answer = ask(node, Request::BufferSetTiling(request))?;
+    let Tiling { mode, stride, swizzle } = reply!(answer, Reply::BufferSetTiling(t) => t)?;
+    arg.set_u32(at!(S, tiling_mode), mode);
+    arg.set_u32(at!(S, stride), stride);
+    arg.set_u32(at!(S, swizzle_mode), swizzle);
+    Ok(0)
+}
+
+pub(super) fn get_tiling(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type G = drm_i915_gem_get_tiling;
+    let buffer = BufferId(arg.u32(at!(G, handle)));
+    let answer = ask(node, Request::BufferGetTiling(BufferOf { buffer }))?;
+    let tiling = reply!(answer, Reply::BufferGetTiling(tiling) => tiling)?;
+    arg.set_u32(at!(G, tiling_mode), tiling.mode);
+    arg.set_u32(at!(G, swizzle_mode), tiling.swizzle);
+    arg.set_u32(at!(G, phys_swizzle_mode), tiling.swizzle);
+    Ok(0)
+}
+
+pub(super) fn madvise(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
+    type M = drm_i915_gem_madvise;
+    let buffer = BufferId(arg.u32(at!(M, handle)));
+    let advice = arg.u32(at!(M, madv));
+    let answer = ask(node, Request::BufferMadvise(BufferMadvise { buffer, advice }))?;
+    let retained = reply!(answer, Reply::BufferMadvise(answer) => answer.retained)?;
+    arg.set_u32(at!(M, retained), retained);
+    Ok(0)
+}

@@ -1,0 +1,210 @@
+//! Fds that stand for the device, and the session behind each.
+//!
+//! Behind an fd is a real one, a memfd that holds a name of the session, so that duplicating it,
+//! closing it and passing it on are the kernel's business. Every open is a session; fds that
+//! are duplicates of each other share one, as they share an open file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gpu_broker_client::protocol::limits::CLIENT_NAME_BYTES_MAX;
+use gpu_broker_client::{Connection, default_socket_path};
+use rustix::fs::MemfdFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::errno::{Errno, Outcome};
+use crate::mapping::Buffers;
+
+/// Names a session in this process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct FileId(u64);
+
+/// An open device file, as the table has it.
+pub(crate) struct File {
+    pub(crate) minor: u32,
+    connection: Connection,
+    /// Fds of this process that are open on it.
+    fds: usize,
+    pub(crate) buffers: Buffers,
+}
+
+/// What a call needs of an open device file.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) id: FileId,
+    pub(crate) minor: u32,
+    pub(crate) connection: Connection,
+}
+
+#[derive(Default)]
+struct Table {
+    fds: HashMap<RawFd, FileId>,
+    files: BTreeMap<FileId, File>,
+    next: u64,
+}
+
+static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+
+fn table() -> MutexGuard<'static, Option<Table>> {
+    // Every change of the table is one step; a panic leaves nothing half done.
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens the device anew: a session of its own.
+///
+/// # Errors
+/// ENODEV when no broker answers; EMFILE.
+pub(crate) fn open(minor: u32, cloexec: bool) -> Outcome<RawFd> {
+    let connection = connect()?;
+    let fd = token(minor, cloexec)?;
+    let mut table = table();
+    let table = table.get_or_insert_default();
+    table.next += 1;
+    let id = FileId(table.next);
+    table.files.insert(id, File { minor, connection, fds: 0, buffers: Buffers::default() });
+    table.attach(fd, id);
+    Ok(fd)
+}
+
+/// Our own fds lie above those that programs expect to get, as far as the limit lets them.
+const OWN_FDS: [RawFd; 3] = [4096, 512, 64];
+
+/// A session, over a socket out of the program's way.
+///
+/// # Errors
+/// ENODEV when no broker answers; EMFILE.
+pub(crate) fn connect() -> Outcome<Connection> {
+    let gone = |_| Errno(libc::ENODEV);
+    let address = SocketAddrUnix::new(default_socket_path()).map_err(gone)?;
+    let flags = SocketFlags::CLOEXEC;
+    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let socket = rustix::net::socket_with(kind.0, kind.1, flags, None)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(gone)?;
+    let socket = out_of_the_way(socket);
+    Connection::from_fd(socket, &client_name()).map_err(|_| Errno(libc::ENODEV))
+}
+
+/// Moves an fd of ours up.
+fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
+    OWN_FDS.iter().find_map(|least| rustix::io::fcntl_dupfd_cloexec(&fd, *least).ok()).unwrap_or(fd)
+}
+
+/// Whether an fd is one of ours that the program knows nothing of, so must not close.
+pub(crate) fn is_own(fd: RawFd) -> bool {
+    fd >= OWN_FDS[2]
+        && table().as_ref().is_some_and(|table| {
+            table.files.values().any(|file| file.connection.as_fd().as_raw_fd() == fd)
+        })
+}
+
+/// All fds of that kind, in order.
+pub(crate) fn own() -> Vec<RawFd> {
+    let table = table();
+    let files = table.iter().flat_map(|table| table.files.values());
+    let mut own: Vec<RawFd> = files.map(|file| file.connection.as_fd().as_raw_fd()).collect();
+    own.sort_unstable();
+    own
+}
+
+/// The fd that the program gets.
+fn token(minor: u32, cloexec: bool) -> Outcome<RawFd> {
+    let flags = if cloexec { MemfdFlags::CLOEXEC } else { MemfdFlags::empty() };
+    let fd = rustix::fs::memfd_create(crate::tree::path_of(minor), flags)?;
+    Ok(fd.into_raw_fd())
+}
+
+/// What to call the program in logs and status.
+pub(crate) fn client_name() -> String {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+    name.chars().filter(char::is_ascii_graphic).take(CLIENT_NAME_BYTES_MAX).collect()
+}
+
+/// The session behind an fd.
+pub(crate) fn of(fd: RawFd) -> Option<Node> {
+    let table = table();
+    let table = table.as_ref()?;
+    let id = *table.fds.get(&fd)?;
+    let file = table.files.get(&id)?;
+    Some(Node { id, minor: file.minor, connection: file.connection.clone() })
+}
+
+/// The minor of the node an fd stands for.
+pub(crate) fn minor_of(fd: RawFd) -> Option<u32> {
+    let table = table();
+    let table = table.as_ref()?;
+    table.files.get(table.fds.get(&fd)?).map(|file| file.minor)
+}
+
+/// Any session; fences and buffers are the same to all.
+pub(crate) fn any() -> Option<Node> {
+    let table = table();
+    let (id, file) = table.as_ref()?.files.iter().next()?;
+    Some(Node { id: *id, minor: file.minor, connection: file.connection.clone() })
+}
+
+/// Runs with the buffers of an open file.
+///
+/// # Errors
+/// EBADF when another thread has closed it meanwhile.
+pub(crate) fn with_buffers<T>(id: FileId, run: impl FnOnce(&mut Buffers) -> T) -> Outcome<T> {
+    let mut table = table();
+    let file = table.as_mut().and_then(|table| table.files.get_mut(&id));
+    file.map(|file| run(&mut file.buffers)).ok_or(Errno(libc::EBADF))
+}
+
+/// `new` is a duplicate of `old`, or took its place.
+pub(crate) fn duplicated(old: RawFd, new: RawFd) {
+    closed(new);
+    let mut table = table();
+    if let Some(table) = table.as_mut()
+        && let Some(id) = table.fds.get(&old).copied()
+    {
+        table.attach(new, id);
+    }
+}
+
+/// The fd is closed. With its last fd the session goes.
+pub(crate) fn closed(fd: RawFd) {
+    let gone = table().as_mut().and_then(|table| table.detach(fd));
+    // Outside the lock: hanging up may take a moment.
+    drop(gone);
+}
+
+/// All fds in a range are closed.
+pub(crate) fn closed_range(first: RawFd, last: RawFd) {
+    let fds: Vec<RawFd> = match table().as_ref() {
+        Some(table) => table.fds.keys().copied().filter(|fd| (first..=last).contains(fd)).collect(),
+        None => return,
+    };
+    fds.into_iter().for_each(closed);
+}
+
+impl Table {
+    fn attach(&mut self, fd: RawFd, id: FileId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.fds += 1;
+            self.fds.insert(fd, id);
+        }
+    }
+
+    fn detach(&mut self, fd: RawFd) -> Option<File> {
+        let id = self.fds.remove(&fd)?;
+        let file = self.files.get_mut(&id)?;
+        file.fds -= 1;
+        if file.fds == 0 { self.files.remove(&id) } else { None }
+    }
+}
+
+/// An fd of the program, for as long as a call takes.
+pub(crate) fn borrow<'a>(fd: RawFd) -> Outcome<BorrowedFd<'a>> {
+    if fd < 0 {
+        return Err(Errno(libc::EBADF));
+    }
+    // SAFETY: a call that names an fd uses it for as long as it takes; a program that closes it
+    // meanwhile in another thread gets EBADF or another file, as from the kernel.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_getfd(borrowed)?;
+    Ok(borrowed)
+}
