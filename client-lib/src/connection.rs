@@ -11,6 +11,7 @@ use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::status::{StatusPage, StatusQuery};
+use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
 use gpu_broker_protocol::{
     BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
 };
@@ -156,6 +157,16 @@ impl Connection {
             }
         }
         Ok(whole)
+    }
+
+    /// Engine time and memory of a session, as drm-usage-stats has them; `None` is this one.
+    ///
+    /// # Errors
+    /// ENOENT if there is no such session, or if it is another user's and we are not privileged.
+    pub fn usage(&self, session: Option<SessionId>) -> Result<SessionUsage, Error> {
+        let query = UsageQuery { session: session.unwrap_or(SessionId(0)) };
+        let reply = self.request(Plain::Usage(query))?;
+        answer!(reply, Reply::Usage(usage) => usage)
     }
 
     fn status_page(&self, after: SessionId) -> Result<StatusPage, Error> {

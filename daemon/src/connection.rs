@@ -358,7 +358,7 @@ fn farewell(socket: OwnedFd, epitaph: Option<Epitaph>) {
 mod tests {
     use gpu_broker_core::Capabilities;
     use gpu_broker_device::soft::SoftFile;
-    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink};
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Weight};
     use gpu_broker_protocol::message::Hello;
     use gpu_broker_protocol::{Request, version};
 
@@ -376,7 +376,11 @@ mod tests {
             panic!("not reached")
         }
 
-        fn open(&self, _events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
+        fn open(
+            &self,
+            _events: Arc<dyn EventSink>,
+            _weight: Weight,
+        ) -> Result<SoftFile, DeviceError> {
             panic!("the bug")
         }
 

@@ -192,6 +192,11 @@ impl<D: Device> Directory<D> {
         self.opened.load(Ordering::Relaxed)
     }
 
+    /// The connection with that number.
+    pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Entry<D>>> {
+        self.entries().get(&session).map(Arc::clone)
+    }
+
     /// The connections with a number above `after`, by number, as they are now.
     pub(crate) fn after(&self, after: SessionId) -> Vec<Arc<Entry<D>>> {
         use std::ops::Bound::{Excluded, Unbounded};

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_core::Time;
 use gpu_broker_core::hands::{
-    ContextSpec, Hands, Object, Outcome, Placement, Slot, Submission, Submitted, Update,
+    BufferMemory, ClassTimes, ContextSpec, Hands, Object, Outcome, Placement, Slot, Submission,
+    Submitted, Update,
 };
 use gpu_broker_device as device;
 use gpu_broker_device::{DeviceError, DeviceFile};
@@ -177,6 +178,20 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
 
     fn cancel_context(&self, context: &F::Context) {
         self.file.cancel_context(context);
+    }
+
+    fn engine_times(&self) -> ClassTimes {
+        ClassTimes(self.file.engine_times().0)
+    }
+
+    fn context_times(&self, context: &F::Context) -> ClassTimes {
+        ClassTimes(self.file.context_times(context).0)
+    }
+
+    fn buffer_memory(&self, buffer: &F::Buffer) -> BufferMemory {
+        let device::BufferMemory { resident, shared } = self.file.buffer_memory(buffer);
+        let busy = self.file.buffer_busy(buffer);
+        BufferMemory { resident, shared, active: busy.readers != 0 || busy.writer.is_some() }
     }
 
     fn create_buffer(&self, size: u64) -> Result<F::Buffer, Refusal> {

@@ -137,6 +137,7 @@ impl<D: Device> Open<D> {
             Q::Ping(b) => R::Ping(Ping { payload: b.payload, fd: b.fd.and_then(|_| fds.pop()) }),
             Q::DeviceQuery => R::DeviceQuery(status::device_info(&server.device.description())),
             Q::Status(b) => R::Status(status::page(server, entry.peer, now, &b)),
+            Q::Usage(b) => R::Usage(status::usage(server, entry, &b)?),
             Q::GetParam(b) => R::GetParam(s.get_param(&b)?),
             Q::Query(b) => R::Query(s.query(&b)?),
             Q::GetAperture => R::GetAperture(s.aperture()),

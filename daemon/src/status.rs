@@ -2,13 +2,14 @@
 
 use gpu_broker_core::Time;
 use gpu_broker_device::{Description, Device};
-use gpu_broker_protocol::codec;
 use gpu_broker_protocol::limits::BODY_BYTES_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, EngineInfo};
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::status::{
     DaemonStatus, EngineStatus, SessionStatus, StatusPage, StatusQuery,
 };
+use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
+use gpu_broker_protocol::{Reason, Refusal, SessionId, codec};
 
 use crate::directory::Entry;
 use crate::peer::Peer;
@@ -90,6 +91,34 @@ pub(crate) fn page<D: Device>(
         page.sessions.push(status);
     }
     page
+}
+
+/// The accounts of the session that asks, or of another that it may see.
+///
+/// # Errors
+/// ENOENT if there is no such session, or none that the peer may see.
+pub(crate) fn usage<D: Device>(
+    server: &Server<D>,
+    asking: &Entry<D>,
+    query: &UsageQuery,
+) -> Result<SessionUsage, Refusal> {
+    let own = query.session == SessionId(0);
+    let entry = server.directory.get(if own { asking.id() } else { query.session });
+    let seen = entry.filter(|entry| asking.peer.may_see(entry.peer));
+    let usage = seen.and_then(|entry| {
+        let named = entry.named()?;
+        let accounts = named.session.upgrade()?.accounts(CONTEXTS_LISTED_MAX);
+        Some(SessionUsage {
+            session: entry.id(),
+            client_name: named.client_name.to_string(),
+            engines: accounts.engines,
+            memory: accounts.memory,
+            contexts: accounts.contexts,
+        })
+    });
+    usage.ok_or_else(|| {
+        Refusal::new(Reason::NoSuchSession).with_detail(format!("session {}", query.session.0))
+    })
 }
 
 fn bytes_of<T: serde::Serialize>(value: &T) -> usize {

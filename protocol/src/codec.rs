@@ -162,6 +162,7 @@ control_messages! {
     Ping: body -> body;
     DeviceQuery: none -> body;
     Status: body -> body;
+    Usage: body -> body;
     ContextCreate: body -> body;
     ContextDestroy: body -> none;
     ContextSetParam: body -> body;
@@ -317,6 +318,7 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             }
             Self::DeviceQuery => Request::DeviceQuery,
             Self::Status(body) => Request::Status(body),
+            Self::Usage(body) => Request::Usage(body),
             Self::ContextCreate(body) => Request::ContextCreate(body),
             Self::ContextDestroy(body) => Request::ContextDestroy(body),
             Self::ContextSetParam(body) => Request::ContextSetParam(body),
@@ -382,6 +384,7 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             }
             Self::DeviceQuery(body) => Reply::DeviceQuery(body),
             Self::Status(body) => Reply::Status(body),
+            Self::Usage(body) => Reply::Usage(body),
             Self::ContextCreate(body) => Reply::ContextCreate(body),
             Self::ContextDestroy => Reply::ContextDestroy,
             Self::ContextSetParam(body) => Reply::ContextSetParam(body),

@@ -166,6 +166,8 @@ opcodes! {
     SyncobjExport = 0x0518,
     /// SYNCOBJ_FD_TO_HANDLE.
     SyncobjImport = 0x0519,
+    /// Engine time and memory of a session, as drm-usage-stats has them.
+    Usage = 0x0a20,
     /// Event: why the daemon is about to close the connection.
     Epitaph = 0x0f01,
 }

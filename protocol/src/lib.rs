@@ -25,6 +25,7 @@ pub mod param;
 pub mod refusal;
 pub mod status;
 pub mod syncobj;
+pub mod usage;
 pub mod userptr;
 pub mod version;
 pub mod violation;

@@ -11,6 +11,7 @@ use crate::object::*;
 use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
 use crate::status::{StatusPage, StatusQuery};
 use crate::syncobj::*;
+use crate::usage::{SessionUsage, UsageQuery};
 use crate::userptr::{UserptrCreate, UserptrInvalidate};
 use crate::violation::Epitaph;
 
@@ -29,6 +30,8 @@ pub enum Request<Fd> {
     DeviceQuery,
     /// [`StatusQuery`]
     Status(StatusQuery),
+    /// [`UsageQuery`]
+    Usage(UsageQuery),
     /// [`ContextCreate`]
     ContextCreate(ContextCreate),
     /// [`ContextDestroy`]
@@ -122,6 +125,8 @@ pub enum Reply<Fd> {
     DeviceQuery(DeviceInfo),
     /// To STATUS.
     Status(StatusPage),
+    /// To USAGE.
+    Usage(SessionUsage),
     /// To CONTEXT_CREATE.
     ContextCreate(ContextCreated),
     /// To CONTEXT_DESTROY.

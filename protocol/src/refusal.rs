@@ -106,6 +106,10 @@ reasons! {
     /// The device failed in a way that has no better name.
     DeviceError = 7, EIO, "device-error", "the device failed; the daemon's log says how";
 
+    /// No such session, or not for this peer.
+    NoSuchSession = 8, ENOENT, "no-such-session",
+        "no session has that number, or it is another user's; status lists those there are";
+
     // 20..: limits
     /// Too many contexts.
     ContextLimit = 20, ENOMEM, "context-limit",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::fault::Fault;
 use crate::hardware::{Clock, EngineSpec, TIMESTAMP_HZ};
 use crate::memory::Memory;
-use crate::scheduler::{Ended, JobKey, Limits, Next, Progress, Scheduler, Turn, Usage};
+use crate::scheduler::{Claim, Ended, JobKey, Limits, Next, Progress, Scheduler, Turn, Usage};
 use crate::streamer::{Stop, Streamer};
 
 /// Cost units of one turn on the engine's thread: between 25 µs of simple commands and half a
@@ -23,6 +23,10 @@ pub trait Work: Send + Sync + 'static {
     /// Whether the job may run now; asked at each of its turns. A job that may not is asked again
     /// soon, and others have the engine meanwhile; the time does not count against it.
     fn may_run(&self, part: usize) -> bool;
+
+    /// The job had that engine for so many nanoseconds more. Engines call it at the end of each
+    /// turn, on their threads.
+    fn ran(&self, engine: &EngineSpec, ns: u64);
 
     /// Calls `run` once with the memory of the job.
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory));
@@ -91,8 +95,8 @@ impl Ending {
 pub enum Inline<'a> {
     /// The engine is not idle; nothing was run.
     Busy,
-    /// The batch is over. Never [`Ending::Cancelled`].
-    Over(Ending),
+    /// The batch is over, after so many nanoseconds. Never [`Ending::Cancelled`].
+    Over(Ending, u64),
     /// The batch goes on: queue it.
     Unfinished(Unfinished<'a>),
 }
@@ -111,16 +115,17 @@ impl Unfinished<'_> {
     ///
     /// # Errors
     /// The engine has stopped; the job comes back.
-    pub fn queue(mut self, job: Job, priority: i32) -> Result<JobKey, Job> {
+    pub fn queue(mut self, job: Job, claim: Claim) -> Result<JobKey, Job> {
         self.queued = true;
         let engine = self.engine;
+        job.work.ran(&engine.spec, self.ran_ns);
         let now = engine.shared.time.now();
         let mut state = engine.lock();
         if state.stopping {
             engine.release(state, self.ran_ns, false);
             return Err(job);
         }
-        let key = state.scheduler.adopt(now, job, priority, self.ran_ns, self.progress);
+        let key = state.scheduler.adopt(now, job, claim, self.ran_ns, self.progress);
         engine.wake(state);
         Ok(key)
     }
@@ -196,13 +201,13 @@ impl Engine {
     ///
     /// # Errors
     /// The engine has stopped; the job comes back.
-    pub fn queue(&self, job: Job, priority: i32) -> Result<JobKey, Job> {
+    pub fn queue(&self, job: Job, claim: Claim) -> Result<JobKey, Job> {
         let now = self.shared.time.now();
         let mut state = self.lock();
         if state.stopping {
             return Err(job);
         }
-        let key = state.scheduler.submit(now, job, priority);
+        let key = state.scheduler.submit(now, job, claim);
         self.wake(state);
         Ok(key)
     }
@@ -232,7 +237,7 @@ impl Engine {
         match ending {
             Some(ending) => {
                 self.release(self.lock(), ran_ns, ending.is_guilty());
-                Inline::Over(ending)
+                Inline::Over(ending, ran_ns)
             }
             None => {
                 Inline::Unfinished(Unfinished { engine: self, progress, ran_ns, queued: false })
@@ -302,12 +307,14 @@ impl Engine {
     }
 
     fn take_turn(&self, mut turn: Turn<Job>) -> MutexGuard<'_, State> {
-        let Job { work, part, .. } = &turn.payload;
+        let (work, part) = (Arc::clone(&turn.payload.work), turn.payload.part);
         // As in `finish`: a callback that panics does not end the engine.
-        let may_run = catch_unwind(AssertUnwindSafe(|| work.may_run(*part))).unwrap_or(true);
+        let may_run = catch_unwind(AssertUnwindSafe(|| work.may_run(part))).unwrap_or(true);
         let (progress, ending) =
             if may_run { judge(self.execute(&mut turn)) } else { (Progress::Held, None) };
         let now = self.shared.time.now();
+        // A callback that panics has told the panic hook; see `finish`.
+        let _ = catch_unwind(AssertUnwindSafe(|| work.ran(&self.spec, turn.ran_ns(now))));
         let mut state = self.lock();
         let over = state.scheduler.put_back(now, turn, progress);
         let Some((job, ended)) = over else { return state };
@@ -398,7 +405,8 @@ fn judge(stop: Result<Stop, String>) -> (Progress, Option<Ending>) {
         Ok(Stop::Budget { arbitration: true }) => (Progress::Preemptible, None),
         Ok(Stop::Budget { arbitration: false }) => (Progress::Running, None),
         Ok(Stop::Waiting(wait)) if wait.preemptible => (Progress::Waiting, None),
-        Ok(Stop::Waiting(_)) => (Progress::Stalled, None),
+        Ok(Stop::Waiting(_) | Stop::Spinning { arbitration: false }) => (Progress::Stalled, None),
+        Ok(Stop::Spinning { arbitration: true }) => (Progress::Spinning, None),
         Ok(Stop::Done) => (Progress::Ended, Some(Ending::Done)),
         Ok(Stop::Fault(fault)) => (Progress::Faulted, Some(Ending::Fault(fault))),
         Err(message) => (Progress::Faulted, Some(Ending::Panicked(message))),

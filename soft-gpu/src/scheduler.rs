@@ -3,21 +3,29 @@
 //! The caller passes the time, in nanoseconds of any monotonic clock, and carries out what
 //! [`Scheduler::next`] says; [`crate::engine`] does so with a thread, a simulation with a loop.
 //!
-//! * Jobs run by priority, then in the order they came; equals take turns of
-//!   [`Limits::timeslice_ns`].
+//! * Jobs run by priority. Sessions of equal priority share the engine, by weight ([`fair`]); jobs
+//!   of a session run in the order they came. A turn lasts [`Limits::timeslice_ns`].
 //! * A running job is only set aside at an arbitration point. When somebody else should run, or the
 //!   job has not passed one for long, it is run in *seek* mode: command by command until it does.
 //! * A job that waits for a semaphore leaves the engine and is polled, at intervals that grow from
 //!   [`POLL_MIN_NS`] to [`POLL_MAX_NS`] (and further when very many jobs wait, so that polling
 //!   never occupies the engine).
+//! * A job that goes round in a loop that changes nothing naps at the same intervals. It has the
+//!   engine meanwhile, as on hardware, and is set aside as if it ran.
 //! * A job is hung when it ran for [`Limits::hang_ns`] without an arbitration point, or when
 //!   running and waiting took [`Limits::request_ns`] together. Time in which others had the engine
 //!   is not counted.
 
-use std::cmp::Reverse;
+mod fair;
+mod types;
+
 use std::collections::BTreeSet;
 
 use slab::Slab;
+
+use self::fair::Queue;
+pub use self::fair::{Claim, WEIGHT_DEFAULT, WEIGHT_MAX};
+pub use self::types::{Ended, JobKey, Limits, Next, Progress, Turn, Usage};
 
 /// Shortest time between two polls of a waiting job.
 pub const POLL_MIN_NS: u64 = 50_000;
@@ -25,104 +33,6 @@ pub const POLL_MIN_NS: u64 = 50_000;
 pub const POLL_MAX_NS: u64 = 1_000_000;
 /// Waiting jobs that are taken up at once.
 pub const POLLS_PER_PASS: usize = 64;
-
-/// Time limits of an engine, in nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Turn of a job among equals.
-    pub timeslice_ns: u64,
-    /// Running time without an arbitration point.
-    pub hang_ns: u64,
-    /// Running and waiting time of one job.
-    pub request_ns: u64,
-}
-
-impl Default for Limits {
-    /// The kernel's defaults (rule table §12): 1 ms, 2.5 s, 20 s.
-    fn default() -> Self {
-        Self { timeslice_ns: 1_000_000, hang_ns: 2_500_000_000, request_ns: 20_000_000_000 }
-    }
-}
-
-/// A job of one scheduler; never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct JobKey {
-    index: usize,
-    serial: u64,
-}
-
-/// How far a job came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// It goes on, and may be set aside here.
-    Preemptible,
-    /// It goes on, and must not be set aside here.
-    Running,
-    /// It waits for memory to change, and may be set aside meanwhile.
-    Waiting,
-    /// It waits for memory to change, and must not be set aside: as if it ran.
-    Stalled,
-    /// It may not run yet, for reasons of its owner: as if it waited, but the time is not its own.
-    Held,
-    /// It came to its end, whatever that is.
-    Ended,
-    /// It ended because of what it did.
-    Faulted,
-}
-
-/// Why the scheduler ended a job.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// The job itself ended; the caller knows how.
-    Itself,
-    /// [`Scheduler::cancel`].
-    Cancelled,
-    /// It ran for that many nanoseconds without an arbitration point.
-    Hung(u64),
-    /// It ran and waited for that many nanoseconds.
-    TimedOut(u64),
-}
-
-/// What to do next.
-#[derive(Debug)]
-pub enum Next<J> {
-    /// Run this for a while, then call [`Scheduler::put_back`].
-    Run(Turn<J>),
-    /// This job is over; tell its owner.
-    Over(J, Ended),
-    /// Nothing until that time, or until something is submitted or cancelled.
-    Sleep(Option<u64>),
-    /// Somebody else is running a job; [`Scheduler::put_back`] and [`Scheduler::release`] say when
-    /// to ask again.
-    Busy,
-}
-
-/// A job that was handed out to be run.
-#[derive(Debug)]
-pub struct Turn<J> {
-    /// What runs.
-    pub payload: J,
-    /// Run command by command until an arbitration point.
-    pub seek: bool,
-    index: usize,
-    since: u64,
-}
-
-/// Counters of an engine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usage {
-    /// Nanoseconds spent running jobs.
-    pub busy_ns: u64,
-    /// Jobs waiting or running.
-    pub queued: u32,
-    /// Jobs over, however they ended.
-    pub completed: u64,
-    /// Jobs that faulted, hung or took too long.
-    pub faults: u64,
-}
-
-/// Order of running: priority first, then who came first.
-type Rank = (Reverse<i32>, u64, usize);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
@@ -137,7 +47,7 @@ struct Job<J> {
     serial: u64,
     /// `None` while a [`Turn`] has it.
     payload: Option<J>,
-    priority: i32,
+    claim: Claim,
     order: u64,
     place: Place,
     cancelled: bool,
@@ -149,6 +59,12 @@ struct Job<J> {
     waiting_since: Option<u64>,
     /// When it goes on, if it waits without leaving the engine.
     stalled_until: Option<u64>,
+    /// It may be set aside while it stalls.
+    napping: bool,
+    /// Until when the time it stalls is counted.
+    counted_at: u64,
+    /// See [`Turn::owed_ns`].
+    owed_ns: u64,
     polled_at: u64,
     poll_interval: u64,
 }
@@ -158,7 +74,7 @@ struct Job<J> {
 pub struct Scheduler<J> {
     limits: Limits,
     jobs: Slab<Job<J>>,
-    ready: BTreeSet<Rank>,
+    ready: Queue,
     waiting: BTreeSet<(u64, usize)>,
     /// Cancelled jobs nobody runs.
     reap: Vec<usize>,
@@ -182,7 +98,7 @@ impl<J> Scheduler<J> {
         Self {
             limits,
             jobs: Slab::new(),
-            ready: BTreeSet::new(),
+            ready: Queue::default(),
             waiting: BTreeSet::new(),
             reap: Vec::new(),
             current: None,
@@ -197,8 +113,8 @@ impl<J> Scheduler<J> {
     }
 
     /// Queues a job.
-    pub fn submit(&mut self, now: u64, payload: J, priority: i32) -> JobKey {
-        let (index, serial) = self.insert(now, payload, priority);
+    pub fn submit(&mut self, now: u64, payload: J, claim: Claim) -> JobKey {
+        let (index, serial) = self.insert(now, payload, claim);
         self.make_ready(index);
         JobKey { index, serial }
     }
@@ -208,10 +124,11 @@ impl<J> Scheduler<J> {
         let Some(job) = self.jobs.get_mut(key.index).filter(|job| job.serial == key.serial) else {
             return;
         };
-        let listed = self.ready.remove(&(Reverse(job.priority), job.order, key.index));
-        job.priority = priority;
-        if listed {
-            self.ready.insert((Reverse(priority), job.order, key.index));
+        let before = std::mem::replace(&mut job.claim.priority, priority);
+        if self.current == Some(key.index) {
+            self.ready.run(job.claim);
+        } else if self.ready.remove(Claim { priority: before, ..job.claim }, job.order, key.index) {
+            self.ready.insert(job.claim, job.order, key.index);
         }
     }
 
@@ -261,18 +178,20 @@ impl<J> Scheduler<J> {
         &mut self,
         now: u64,
         payload: J,
-        priority: i32,
+        claim: Claim,
         ran_ns: u64,
         progress: Progress,
     ) -> JobKey {
-        let (index, serial) = self.insert(now, payload, priority);
+        let (index, serial) = self.insert(now, payload, claim);
         self.current = Some(index);
+        self.ready.run(claim);
+        self.ready.charge(ran_ns, claim.weight);
         self.slice_began = now.saturating_sub(ran_ns);
         self.busy_ns += ran_ns;
         self.account(index, ran_ns, progress);
         match progress {
             Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
-            Progress::Stalled => self.stall(now, index),
+            Progress::Stalled | Progress::Spinning => self.stall(now, index, progress),
             Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
         }
         self.idle_again();
@@ -291,8 +210,9 @@ impl<J> Scheduler<J> {
             return Next::Busy;
         }
         self.wake_due(now);
+        self.disturb(now);
         if self.current.is_none() {
-            self.current = self.ready.pop_first().map(|(_, _, index)| index);
+            self.current = self.ready.pop_first();
             self.slice_began = now;
         }
         let Some(index) = self.current else {
@@ -302,23 +222,26 @@ impl<J> Scheduler<J> {
             return Next::Sleep(Some(until));
         }
         let seek = self.rival(now) || self.unyielded(index) >= self.limits.hang_ns / 4 * 3;
-        let Some(payload) = self.jobs.get_mut(index).and_then(|job| job.payload.take()) else {
+        let Some((payload, owed_ns)) = self.jobs.get_mut(index).and_then(|job| {
+            job.payload.take().map(|payload| (payload, std::mem::take(&mut job.owed_ns)))
+        }) else {
             // Unreachable: `current` is a live job and no turn is out.
-            self.current = None;
+            self.leave();
             return Next::Sleep(None);
         };
         self.executing = true;
-        Next::Run(Turn { payload, seek, index, since: now })
+        Next::Run(Turn { payload, seek, index, since: now, owed_ns })
     }
 
     /// Ends a turn. `Some` when the job is over.
     pub fn put_back(&mut self, now: u64, turn: Turn<J>, progress: Progress) -> Option<(J, Ended)> {
+        self.busy_ns += turn.ran_ns(now);
         let Turn { payload, index, since, .. } = turn;
         let ran_ns = now.saturating_sub(since);
-        self.busy_ns += ran_ns;
         self.idle_again();
         self.account(index, ran_ns, progress);
         let job = self.jobs.get_mut(index)?;
+        self.ready.charge(ran_ns, job.claim.weight);
         job.payload = Some(payload);
         let ended = match progress {
             Progress::Ended | Progress::Faulted => Some(Ended::Itself),
@@ -326,6 +249,7 @@ impl<J> Scheduler<J> {
             | Progress::Running
             | Progress::Waiting
             | Progress::Stalled
+            | Progress::Spinning
             | Progress::Held => {
                 if job.cancelled {
                     Some(Ended::Cancelled)
@@ -335,19 +259,27 @@ impl<J> Scheduler<J> {
             }
         };
         if let Some(ended) = ended {
-            self.current = None;
+            self.leave();
             let faulted = progress == Progress::Faulted
                 || matches!(ended, Ended::Hung(_) | Ended::TimedOut(_));
             return self.remove(index, faulted).map(|payload| (payload, ended));
         }
         match progress {
             Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
-            Progress::Stalled => self.stall(now, index),
-            Progress::Preemptible if self.rival(now) => {
-                self.current = None;
+            Progress::Stalled => self.stall(now, index, progress),
+            Progress::Preemptible | Progress::Spinning if self.rival(now) => {
                 self.requeue(now, index);
             }
-            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
+            Progress::Preemptible | Progress::Spinning => {
+                if self.slice_over(now) {
+                    self.slice_began = now;
+                    self.ready.renew();
+                }
+                if progress == Progress::Spinning {
+                    self.stall(now, index, progress);
+                }
+            }
+            Progress::Running | Progress::Ended | Progress::Faulted => {}
         }
         None
     }
@@ -365,7 +297,7 @@ impl<J> Scheduler<J> {
             }
         }
         let stalled = self.current.and_then(|index| self.jobs.get_mut(index)).and_then(|job| {
-            let until = job.stalled_until.as_mut()?;
+            let until = job.stalled_until.as_mut().filter(|_| !job.napping)?;
             job.poll_interval = POLL_MIN_NS;
             *until = job.polled_at.saturating_add(POLL_MIN_NS);
             Some(*until)
@@ -377,7 +309,8 @@ impl<J> Scheduler<J> {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         let current = self.current.and_then(|index| self.jobs.get(index));
-        !self.waiting.is_empty() || current.is_some_and(|job| job.stalled_until.is_some())
+        !self.waiting.is_empty()
+            || current.is_some_and(|job| job.stalled_until.is_some() && !job.napping)
     }
 
     /// Jobs waiting or running, reservations included.
@@ -398,13 +331,13 @@ impl<J> Scheduler<J> {
         }
     }
 
-    fn insert(&mut self, now: u64, payload: J, priority: i32) -> (usize, u64) {
+    fn insert(&mut self, now: u64, payload: J, claim: Claim) -> (usize, u64) {
         self.serial += 1;
         let serial = self.serial;
         let index = self.jobs.insert(Job {
             serial,
             payload: Some(payload),
-            priority,
+            claim,
             order: serial,
             place: Place::Ready,
             cancelled: false,
@@ -412,6 +345,9 @@ impl<J> Scheduler<J> {
             active_ns: 0,
             waiting_since: None,
             stalled_until: None,
+            napping: false,
+            counted_at: now,
+            owed_ns: 0,
             polled_at: now,
             poll_interval: POLL_MIN_NS,
         });
@@ -421,12 +357,12 @@ impl<J> Scheduler<J> {
     fn make_ready(&mut self, index: usize) {
         if let Some(job) = self.jobs.get_mut(index) {
             job.place = Place::Ready;
-            self.ready.insert((Reverse(job.priority), job.order, index));
+            self.ready.insert(job.claim, job.order, index);
         }
     }
 
     fn make_waiting(&mut self, now: u64, index: usize, progress: Progress) {
-        self.current = None;
+        self.leave();
         let crowd = self.waiting.len() / POLLS_PER_PASS;
         let longest = POLL_MAX_NS.saturating_mul(crowd as u64 + 1);
         if let Some(job) = self.jobs.get_mut(index) {
@@ -440,30 +376,70 @@ impl<J> Scheduler<J> {
     }
 
     /// Lets a job wait without leaving the engine.
-    fn stall(&mut self, now: u64, index: usize) {
+    fn stall(&mut self, now: u64, index: usize, progress: Progress) {
         if let Some(job) = self.jobs.get_mut(index) {
+            job.napping = progress == Progress::Spinning;
+            job.counted_at = now;
             job.stalled_until = Some(now.saturating_add(job.poll_interval));
             job.poll_interval = (job.poll_interval * 2).min(POLL_MAX_NS);
             job.polled_at = now;
         }
     }
 
-    /// When the current job goes on, if not now. What it stalled counts as running.
+    /// When the current job goes on, if not now.
     fn still_stalled(&mut self, now: u64, index: usize) -> Option<u64> {
-        let job = self.jobs.get_mut(index)?;
+        let job = self.jobs.get(index)?;
         let until = job.stalled_until?;
-        if until > now {
-            return Some(until);
+        if until <= now {
+            self.count_stall(now, index);
+            if let Some(job) = self.jobs.get_mut(index) {
+                job.stalled_until = None;
+            }
+            return None;
         }
-        job.stalled_until = None;
-        let stalled_ns = now.saturating_sub(job.polled_at);
-        job.unyielded_ns += stalled_ns;
-        job.active_ns += stalled_ns;
-        self.busy_ns += stalled_ns;
-        None
+        // Whoever has the next slice does not wait for the end of a nap.
+        let slice_end = self.slice_began.saturating_add(self.limits.timeslice_ns);
+        let earlier = job.napping && !self.ready.is_empty() && slice_end > now;
+        Some(if earlier { until.min(slice_end) } else { until })
     }
 
-    /// Sets a running job aside: behind its equals if its slice is over, in its place otherwise.
+    /// What a job stalled until now counts as running.
+    fn count_stall(&mut self, now: u64, index: usize) {
+        let Some(job) = self.jobs.get_mut(index) else { return };
+        let stalled_ns = now.saturating_sub(job.counted_at);
+        job.counted_at = now;
+        if !job.napping {
+            job.unyielded_ns += stalled_ns;
+        }
+        job.active_ns += stalled_ns;
+        job.owed_ns += stalled_ns;
+        self.ready.charge(stalled_ns, job.claim.weight);
+    }
+
+    /// Sets a job that naps aside if somebody else should have the engine.
+    fn disturb(&mut self, now: u64) {
+        let Some(index) = self.current else { return };
+        let naps = |job: &Job<J>| job.napping && job.stalled_until.is_some();
+        if !self.jobs.get(index).is_some_and(naps) {
+            return;
+        }
+        self.count_stall(now, index);
+        if self.rival(now) {
+            if let Some(job) = self.jobs.get_mut(index) {
+                job.stalled_until = None;
+            }
+            self.requeue(now, index);
+        }
+    }
+
+    /// Nobody has the engine now.
+    fn leave(&mut self) {
+        self.current = None;
+        self.ready.leave();
+    }
+
+    /// Sets a running job aside: behind its session's others if its slice is over, in its place
+    /// otherwise.
     fn requeue(&mut self, now: u64, index: usize) {
         let slice_over = self.slice_over(now);
         self.serial += 1;
@@ -473,6 +449,7 @@ impl<J> Scheduler<J> {
             }
             self.make_ready(index);
         }
+        self.leave();
     }
 
     fn wake_due(&mut self, now: u64) {
@@ -496,10 +473,7 @@ impl<J> Scheduler<J> {
 
     /// Whether somebody else should have the engine instead of the current job.
     fn rival(&self, now: u64) -> bool {
-        let Some(job) = self.current.and_then(|index| self.jobs.get(index)) else { return false };
-        self.ready.first().is_some_and(|(Reverse(priority), _, _)| {
-            *priority > job.priority || (*priority == job.priority && self.slice_over(now))
-        })
+        self.ready.rival(self.slice_over(now))
     }
 
     fn unyielded(&self, index: usize) -> u64 {
@@ -510,24 +484,27 @@ impl<J> Scheduler<J> {
         let Some(job) = self.jobs.get_mut(index) else { return };
         job.active_ns += ran_ns;
         job.unyielded_ns = match progress {
-            Progress::Preemptible | Progress::Waiting | Progress::Held => 0,
+            Progress::Preemptible | Progress::Spinning | Progress::Waiting | Progress::Held => 0,
             Progress::Running | Progress::Stalled | Progress::Ended | Progress::Faulted => {
                 job.unyielded_ns + ran_ns
             }
         };
-        if !matches!(progress, Progress::Waiting | Progress::Stalled | Progress::Held) {
-            job.poll_interval = POLL_MIN_NS;
+        match progress {
+            Progress::Waiting | Progress::Stalled | Progress::Spinning | Progress::Held => {}
+            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {
+                job.poll_interval = POLL_MIN_NS;
+            }
         }
     }
 
     fn unlist(&mut self, index: usize) {
         let Some(job) = self.jobs.get(index) else { return };
         match job.place {
-            Place::Ready => self.ready.remove(&(Reverse(job.priority), job.order, index)),
+            Place::Ready => self.ready.remove(job.claim, job.order, index),
             Place::Waiting { poll_at } => self.waiting.remove(&(poll_at, index)),
         };
         if self.current == Some(index) {
-            self.current = None;
+            self.leave();
         }
     }
 

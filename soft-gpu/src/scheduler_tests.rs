@@ -31,6 +31,11 @@ impl Script {
     }
 }
 
+/// Of a session of the default weight.
+fn claim(session: u64, priority: i32) -> Claim {
+    Claim { session, weight: WEIGHT_DEFAULT, priority }
+}
+
 /// A scheduler, its clock, and what happened.
 struct Sim {
     scheduler: Scheduler<Script>,
@@ -48,7 +53,11 @@ impl Sim {
     }
 
     fn submit(&mut self, script: Script, priority: i32) -> JobKey {
-        self.scheduler.submit(self.now, script, priority)
+        self.submit_as(script, claim(1, priority))
+    }
+
+    fn submit_as(&mut self, script: Script, claim: Claim) -> JobKey {
+        self.scheduler.submit(self.now, script, claim)
     }
 
     /// One thing that `next` says; false if it said to sleep for ever.
@@ -87,7 +96,7 @@ impl Sim {
     }
 }
 
-use Progress::{Ended as End, Faulted, Held, Preemptible, Running, Stalled, Waiting};
+use Progress::{Ended as End, Faulted, Held, Preemptible, Running, Spinning, Stalled, Waiting};
 
 #[test]
 fn jobs_run_by_priority_then_in_order() {
@@ -314,13 +323,19 @@ fn an_adopted_job_holds_the_engine_as_it_did() {
     let mut sim = Sim::new();
     assert!(sim.scheduler.reserve());
     sim.submit(Script::new(2, &[]), 1023);
-    sim.scheduler.adopt(100, Script::new(1, &[(10, Running), (10, End)]), 0, 100, Running);
+    sim.scheduler.adopt(
+        100,
+        Script::new(1, &[(10, Running), (10, End)]),
+        claim(1, 0),
+        100,
+        Running,
+    );
     sim.now = 100;
     sim.run();
     assert_eq!(sim.names(), [1, 1, 2]);
     assert_eq!(sim.scheduler.usage().busy_ns, 121);
     assert!(sim.scheduler.reserve());
-    sim.scheduler.adopt(sim.now, Script::forever(3, (0, Waiting)), 0, 1, Waiting);
+    sim.scheduler.adopt(sim.now, Script::forever(3, (0, Waiting)), claim(1, 0), 1, Waiting);
     assert!(sim.scheduler.is_waiting());
     assert!(sim.scheduler.reserve(), "who waits does not hold the engine");
 }
@@ -328,7 +343,7 @@ fn an_adopted_job_holds_the_engine_as_it_did() {
 /// What may be done to a scheduler.
 #[derive(Clone, Debug)]
 enum Op {
-    Submit { priority: i32, turns: Vec<(u64, u8)> },
+    Submit { session: u64, priority: i32, turns: Vec<(u64, u8)> },
     Cancel(usize),
     Priority(usize, i32),
     Step,
@@ -337,10 +352,10 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let turn = (0..3 * MS, 0..7u8);
+    let turn = (0..3 * MS, 0..8u8);
     prop_oneof![
-        (-2..3, prop::collection::vec(turn, 0..6))
-            .prop_map(|(priority, turns)| Op::Submit { priority, turns }),
+        (0..3u64, -2..3, prop::collection::vec(turn, 0..6))
+            .prop_map(|(session, priority, turns)| Op::Submit { session, priority, turns }),
         (0..20usize).prop_map(Op::Cancel),
         (0..20usize, -2..3).prop_map(|(job, priority)| Op::Priority(job, priority)),
         Just(Op::Step),
@@ -352,7 +367,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn check_invariants<J>(scheduler: &Scheduler<J>) {
-    let mut listed: Vec<_> = scheduler.ready.iter().map(|(_, _, index)| *index).collect();
+    let mut listed: Vec<_> = scheduler.ready.indices().collect();
     listed.extend(scheduler.waiting.iter().map(|(_, index)| *index));
     listed.extend(scheduler.current);
     listed.extend(&scheduler.reap);
@@ -369,14 +384,15 @@ proptest! {
         let mut keys = Vec::new();
         for op in ops {
             match op {
-                Op::Submit { priority, turns } => {
-                    let progress = [Running, Preemptible, Waiting, Stalled, Held, End, Faulted];
+                Op::Submit { session, priority, turns } => {
+                    let progress =
+                        [Running, Preemptible, Waiting, Stalled, Held, Spinning, End, Faulted];
                     let turns: Vec<_> = turns
                         .into_iter()
                         .map(|(ns, kind)| (ns, progress[usize::from(kind)]))
                         .collect();
                     let name = u32::try_from(keys.len()).unwrap();
-                    keys.push(sim.submit(Script::new(name, &turns), priority));
+                    keys.push(sim.submit_as(Script::new(name, &turns), claim(session, priority)));
                 }
                 Op::Cancel(job) => {
                     if let Some(key) = keys.get(job) {
@@ -406,5 +422,64 @@ proptest! {
         prop_assert_eq!(over, all);
         prop_assert_eq!(sim.scheduler.usage().completed, keys.len() as u64);
         prop_assert_eq!(sim.scheduler.load(), 0);
+        prop_assert_eq!(sim.scheduler.ready.remembered(), (0, 0), "nothing is to be done");
     }
+}
+
+#[test]
+fn a_spinner_naps_on_its_engine_until_somebody_comes() {
+    let mut sim = Sim::new();
+    sim.submit(Script::forever(1, (100, Spinning)), 0);
+    sim.run_until(5 * MS);
+    let gaps: Vec<_> = sim.turns.windows(2).map(|pair| pair[1].0 - pair[0].0 - 100).collect();
+    assert_eq!(gaps[..6], [50_000, 100_000, 200_000, 400_000, 800_000, MS]);
+    assert!(!sim.scheduler.is_waiting(), "no hint shortens a nap");
+    assert!(!sim.scheduler.reserve(), "it has the engine");
+    // In the middle of a nap: a higher priority has the engine at once, a lower one never.
+    sim.now += MS / 10;
+    sim.submit(Script::new(2, &[(10, End)]), -1);
+    let came = sim.now;
+    sim.submit(Script::new(3, &[(10, End)]), 1);
+    sim.step();
+    assert_eq!(sim.turns.last(), Some(&(came, 3)));
+    sim.run_until(50 * MS);
+    assert_eq!(sim.over, [(3, Ended::Itself)]);
+}
+
+#[test]
+fn spinners_share_their_engine_by_slices() {
+    let mut sim = Sim::new();
+    for session in 1..=2 {
+        sim.submit_as(Script::forever(session, (1000, Spinning)), claim(session.into(), 0));
+    }
+    sim.run_until(100 * MS);
+    let mut slices = vec![];
+    for (at, name) in &sim.turns {
+        if slices.last().is_none_or(|(_, last)| last != name) {
+            slices.push((*at, *name));
+        }
+    }
+    for pair in slices.windows(2) {
+        let ns = pair[1].0 - pair[0].0;
+        assert!((MS..MS + 10_000).contains(&ns), "a slice of {ns} ns");
+    }
+    assert!(sim.turns.len() < 130, "{} turns in 100 ms", sim.turns.len());
+    // Work comes: a third of the engine each, and no nap is waited for.
+    sim.submit_as(Script::forever(3, (MS / 2, Preemptible)), claim(3, 0));
+    let before = sim.now;
+    sim.run_until(before + 300 * MS);
+    let worked = sim.turns.iter().filter(|(_, name)| *name == 3).count() as u64 * MS / 2;
+    assert!((95 * MS..105 * MS).contains(&worked), "{worked} ns of 300 ms");
+}
+
+#[test]
+fn a_spinner_ends_by_its_own_doing_and_its_time_is_counted() {
+    let mut sim = Sim::new();
+    sim.submit(Script::new(1, &[(1000, Spinning), (1000, Spinning), (1000, End)]), 0);
+    sim.run();
+    assert_eq!(sim.over, [(1, Ended::Itself)]);
+    assert_eq!(sim.scheduler.usage().busy_ns, 150_000 + 3000, "naps are time on the engine");
+    sim.submit(Script::forever(2, (1000, Spinning)), 0);
+    sim.run();
+    assert!(matches!(sim.over[..], [_, (2, Ended::TimedOut(_))]), "nor do they last for ever");
 }

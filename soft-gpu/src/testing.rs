@@ -148,6 +148,8 @@ pub(crate) fn render() -> Bench {
 pub(crate) fn fault(stop: Stop) -> Fault {
     match stop {
         Stop::Fault(fault) => fault,
-        Stop::Budget { .. } | Stop::Done | Stop::Waiting(_) => panic!("no fault but {stop:?}"),
+        Stop::Budget { .. } | Stop::Done | Stop::Waiting(_) | Stop::Spinning { .. } => {
+            panic!("no fault but {stop:?}")
+        }
     }
 }

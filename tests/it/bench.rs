@@ -18,6 +18,10 @@ const FIGURES: &[(&str, bool)] = &[
     ("execbuf_rate_128", false),
     ("idle_client_bytes", false),
     ("flooded_neighbour_worst", false),
+    ("share_equal", false),
+    ("share_priority", false),
+    ("sporadic_latency", false),
+    ("spinners_cpu", false),
 ];
 
 #[test]

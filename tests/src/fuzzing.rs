@@ -68,7 +68,7 @@ pub fn execute(input: &[u8]) {
     for _ in 0..64 {
         match streamer.run(&memory, &StoppedClock, 256) {
             Stop::Budget { .. } => {}
-            Stop::Waiting(_) | Stop::Done => return,
+            Stop::Waiting(_) | Stop::Spinning { .. } | Stop::Done => return,
             Stop::Fault(fault) => {
                 assert!(!fault.to_string().is_empty(), "a fault says what was wrong");
                 return;

@@ -40,6 +40,9 @@ Machine: {machine}.
   under way, except where the row says a thread for each.
 - Neighbours: the daemon is on processor {server}, the clients are on processor {clients}. The flooding client sends
   EXECBUFs as fast as the socket takes them and reads replies only to make room.
+- Sharing and processor time: engine time is what USAGE says, processor time that of all threads of the
+  daemon (`/proc/PID/task/*/schedstat`), one processor being 100 %. Sessions of unequal weight:
+  `cargo run --release -p gpu-broker-device --example shares`.
 - Values are medians over short slices, and a ratio is a slice divided by the reference slices measured
   before and after it, so it holds on a busy or slower machine, where the absolute values do not.
   \"Worst\" is the maximum and says how the machine behaved as well: compare the two rows.

@@ -45,6 +45,16 @@ pub(super) enum Metric {
     LoneClientWorst,
     /// Worst latency of a quiet client beside a flooding one.
     FloodedNeighbourWorst,
+    /// Shares of two sessions of equal priority, one with a thousand batches queued.
+    ShareEqual,
+    /// Share of a session beside one of lower priority.
+    SharePriority,
+    /// Latency of a client that comes now and then beside a thousand queued batches.
+    SporadicLatency,
+    /// Processor time of the daemon with ten endless batches that do nothing.
+    SpinnersCpu,
+    /// Processor time of the daemon with nothing to do.
+    IdleCpu,
 }
 
 /// What a metric is measured in.
@@ -58,6 +68,10 @@ pub(super) enum Unit {
     PerSecond,
     /// Bytes.
     Bytes,
+    /// One of two in terms of the other.
+    Times,
+    /// Per cent.
+    PerCent,
 }
 
 /// Bounds of a metric.
@@ -79,6 +93,8 @@ impl Unit {
             Self::Millis => "ms",
             Self::PerSecond => "1/s",
             Self::Bytes => "B",
+            Self::Times => "x",
+            Self::PerCent => "%",
         }
     }
 }
@@ -109,6 +125,13 @@ impl Metric {
             Self::IdleClientBytes => "daemon memory (RSS) per idle client",
             Self::LoneClientWorst => "worst PING of a quiet client, nobody beside it",
             Self::FloodedNeighbourWorst => "worst PING of a quiet client beside a flooding one",
+            Self::ShareEqual => {
+                "engine time of two sessions, 1000 endless batches and 1: the more by the less"
+            }
+            Self::SharePriority => "engine time of a session beside one of lower priority",
+            Self::SporadicLatency => "empty batch to its fence beside 1000 queued endless batches",
+            Self::SpinnersCpu => "daemon's processor time, 10 endless idle batches on 5 engines",
+            Self::IdleCpu => "daemon's processor time, one client that does nothing",
         }
     }
 
@@ -130,7 +153,11 @@ impl Metric {
             | Self::ExecbufRate128
             | Self::ExecbufRate128Threads => Unit::PerSecond,
             Self::IdleClientBytes => Unit::Bytes,
-            Self::LoneClientWorst | Self::FloodedNeighbourWorst => Unit::Millis,
+            Self::LoneClientWorst | Self::FloodedNeighbourWorst | Self::SporadicLatency => {
+                Unit::Millis
+            }
+            Self::ShareEqual => Unit::Times,
+            Self::SharePriority | Self::SpinnersCpu | Self::IdleCpu => Unit::PerCent,
         }
     }
 
@@ -153,6 +180,11 @@ impl Metric {
             Self::ExecbufRate128 => Some(Target::AtLeast { must: 250_000.0, aim: 350_000.0 }),
             Self::IdleClientBytes => Some(Target::AtMost { must: 12_000.0, aim: 2_500.0 }),
             Self::FloodedNeighbourWorst => Some(Target::AtMost { must: 20.0, aim: 5.0 }),
+            Self::ShareEqual => Some(Target::AtMost { must: 1.25, aim: 1.05 }),
+            Self::SharePriority => Some(Target::AtLeast { must: 95.0, aim: 99.0 }),
+            Self::SporadicLatency => Some(Target::AtMost { must: 5.0, aim: 2.0 }),
+            Self::SpinnersCpu => Some(Target::AtMost { must: 25.0, aim: 10.0 }),
+            Self::IdleCpu => Some(Target::AtMost { must: 0.1, aim: 0.01 }),
         }
     }
 }

@@ -15,6 +15,7 @@ mod neighbours;
 mod report;
 mod rig;
 mod round_trips;
+mod sharing;
 mod stats;
 mod throughput;
 mod work;
@@ -153,6 +154,14 @@ impl Bench {
                 pin(self.cores.clients)?;
                 neighbours::flooded_neighbour_worst(&rig, self.time)
             }
+            Metric::ShareEqual => sharing::equal_share(&rig, self.time),
+            Metric::SharePriority => sharing::priority_share(&rig, self.time),
+            Metric::SporadicLatency => {
+                pin(self.cores.clients)?;
+                sharing::sporadic_latency(&rig, self.time)
+            }
+            Metric::SpinnersCpu => sharing::spinners_cpu(&rig, self.time),
+            Metric::IdleCpu => sharing::idle_cpu(&rig, self.time),
         }
     }
 

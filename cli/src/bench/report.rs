@@ -157,7 +157,7 @@ fn bounds(target: Target) -> (String, String) {
 
 fn amount(value: f64, unit: Unit) -> String {
     match unit {
-        Unit::Micros | Unit::Millis => format!("{value:.2}"),
+        Unit::Micros | Unit::Millis | Unit::Times | Unit::PerCent => format!("{value:.2}"),
         Unit::PerSecond | Unit::Bytes => format!("{value:.0}"),
     }
 }

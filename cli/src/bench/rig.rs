@@ -29,6 +29,11 @@ impl Rig {
             .map_err(Failure::broker("connecting"))
     }
 
+    /// The daemon's process.
+    pub(super) fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// Bytes of memory the daemon has resident.
     ///
     /// # Errors

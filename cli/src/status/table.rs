@@ -1,12 +1,12 @@
 //! The status as text.
 
-use super::view::{Context, Daemon, Engine, Session, State, Status};
+use super::view::{BusyOver, Context, Daemon, Engine, Session, State, Status};
 use crate::output::{BAD, HEADING, Table, bytes, count, duration, per_cent, styled};
 
 /// The whole status, without a final newline.
 pub(crate) fn render(status: &Status) -> String {
     let mut parts = vec![daemon_line(&status.daemon), engine_table(status)];
-    parts.extend(status.sessions.iter().map(session_block));
+    parts.extend(status.sessions.iter().map(|session| session_block(session, &status.busy_over)));
     let shown = status.sessions.len();
     let hidden = (status.daemon.sessions as usize).saturating_sub(shown);
     if hidden > 0 {
@@ -60,7 +60,7 @@ fn engine_table(status: &Status) -> String {
     table.render(0)
 }
 
-fn session_block(session: &Session) -> String {
+fn session_block(session: &Session, busy_over: &BusyOver) -> String {
     let head = format!(
         "{} \"{}\", pid {}, uid {}, age {}: {} ({}), {}, {} in flight, {}",
         styled(HEADING, format!("session {}", session.session)),
@@ -75,9 +75,11 @@ fn session_block(session: &Session) -> String {
         count(session.submissions, "submission"),
     );
     let mut table =
-        Table::new(&[">context", "state", "materialised by", ">priority", "engines", ""]);
-    session.contexts.iter().for_each(|context| table.row(context_cells(context)));
-    let mut lines = vec![head, table.render(2)];
+        Table::new(&[">context", "state", "materialised by", ">priority", "engines", "had", ""]);
+    session.contexts.iter().for_each(|context| table.row(context_cells(session, context)));
+    let mut lines = vec![head];
+    lines.extend(engine_line(session, busy_over));
+    lines.push(table.render(2));
     let hidden = (session.contexts_total as usize).saturating_sub(session.contexts.len());
     if hidden > 0 {
         lines.push(format!("  and {hidden} more"));
@@ -85,7 +87,21 @@ fn session_block(session: &Session) -> String {
     lines.join("\n")
 }
 
-fn context_cells(context: &Context) -> [String; 6] {
+/// What the session had of the engines, if anything: of those of a class together.
+fn engine_line(session: &Session, busy_over: &BusyOver) -> Option<String> {
+    let had = session.engines.iter().filter(|engine| engine.busy_ns > 0).map(|engine| {
+        let capacity_ns = busy_over.ns.saturating_mul(engine.capacity.into());
+        let share = per_cent(engine.busy_in_time_ns, capacity_ns);
+        format!("{} {share} ({} in all)", engine.class, duration(engine.busy_ns))
+    });
+    let had: Vec<_> = had.collect();
+    (!had.is_empty()).then(|| format!("  had {}", had.join(", ")))
+}
+
+fn context_cells(session: &Session, context: &Context) -> [String; 7] {
+    let had = session.engines.iter().zip(&context.busy_ns).filter(|(_, ns)| **ns > 0);
+    let had: Vec<_> =
+        had.map(|(engine, ns)| format!("{} {}", engine.class, duration(*ns))).collect();
     let state = match context.state {
         State::Proto => "proto",
         State::Live => "live",
@@ -96,6 +112,7 @@ fn context_cells(context: &Context) -> [String; 6] {
         context.materialised_by.map_or("-", super::MaterialisedBy::name).to_owned(),
         context.priority.to_string(),
         if context.user_engines { "own map" } else { "legacy" }.to_owned(),
+        had.join(", "),
         if context.banned { styled(BAD, "banned") } else { String::new() },
     ]
 }
@@ -105,6 +122,7 @@ mod tests {
     use gpu_broker_client::protocol::ids::{ContextId, SessionId};
     use gpu_broker_client::protocol::param::EngineId;
     use gpu_broker_client::protocol::status as wire;
+    use gpu_broker_client::protocol::usage::{ClassUsage, ContextUsage, MemoryUsage, SessionUsage};
 
     use super::*;
 
@@ -122,6 +140,17 @@ mod tests {
     fn context(id: u32, state: wire::ContextState, priority: i32) -> wire::ContextStatus {
         let context = ContextId(id);
         wire::ContextStatus { context, state, priority, user_engines: id == 1, banned: id == 2 }
+    }
+
+    fn usage(busy_ns: u64) -> SessionUsage {
+        let class = |class, capacity, busy_ns| ClassUsage { class, capacity, busy_ns };
+        SessionUsage {
+            session: SessionId(5),
+            client_name: "evil".to_owned(),
+            engines: vec![class(0, 1, busy_ns), class(1, 1, 0), class(2, 2, busy_ns)],
+            memory: MemoryUsage { total: 12 << 10, ..MemoryUsage::default() },
+            contexts: vec![ContextUsage { context: ContextId(2), busy_ns: vec![busy_ns, 0, 5000] }],
+        }
     }
 
     fn page(uptime_ns: u64, busy_ns: u64) -> wire::StatusPage {
@@ -165,6 +194,7 @@ mod tests {
     #[test]
     fn the_text_is_as_agreed() {
         let status = Status::between(&page(1_000_000_000, 0), &page(1_200_000_000, 50_000_000));
+        let status = status.with_usage(&[usage(10_000_000)], &[usage(50_000_000)]);
         let text = anstream::adapter::strip_str(&render(&status)).to_string();
         let expected = "\
 gpu-brokerd 0.1.0 on the soft device, pid 77, up 1.2 s
@@ -175,10 +205,11 @@ rcs0              25.0 %      50.0 ms       1         42       0
 bcs0               0.0 %         0 ns       1         42       0
 
 session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB), 1 VM, 1 in flight, 6 submissions
-  context  state  materialised by  priority  engines
+  had render 20.0 % (50.0 ms in all), video 10.0 % (50.0 ms in all)
+  context  state  materialised by  priority  engines  had
         0  live   HELLO                   0  legacy
         1  proto  -                    -250  own map
-        2  live   EXECBUF                 0  legacy   banned
+        2  live   EXECBUF                 0  legacy   render 50.0 ms, video 5.0 µs  banned
   and 2 more
 
 2 more sessions belong to other users.";

@@ -1,6 +1,7 @@
 //! The status as it is shown: the shape of `--json`, which scripts may rely on.
 
 use gpu_broker_client::protocol::status as wire;
+use gpu_broker_client::protocol::usage::{ClassUsage, MemoryUsage, SessionUsage, class_name};
 use serde::Serialize;
 
 use crate::output::harmless;
@@ -72,9 +73,35 @@ pub(crate) struct Session {
     pub(crate) buffer_bytes: u64,
     pub(crate) in_flight: u32,
     pub(crate) submissions: u64,
+    /// What it had of each engine class.
+    pub(crate) engines: Vec<EngineTime>,
+    /// What became of its buffers.
+    pub(crate) memory: SessionMemory,
     /// How many there are; the daemon cuts long lists.
     pub(crate) contexts_total: u32,
     pub(crate) contexts: Vec<Context>,
+}
+
+/// What a session had of the engines of a class.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct EngineTime {
+    /// As in drm-usage-stats.
+    pub(crate) class: String,
+    /// Engines of the class.
+    pub(crate) capacity: u16,
+    /// In all, on each engine counted for itself.
+    pub(crate) busy_ns: u64,
+    /// Within `busy_over`, nanoseconds.
+    pub(crate) busy_in_time_ns: u64,
+}
+
+/// Buffers of a session by what became of them, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub(crate) struct SessionMemory {
+    pub(crate) total: u64,
+    pub(crate) shared: u64,
+    pub(crate) resident: u64,
+    pub(crate) active: u64,
 }
 
 /// One context.
@@ -87,6 +114,8 @@ pub(crate) struct Context {
     pub(crate) priority: i32,
     pub(crate) user_engines: bool,
     pub(crate) banned: bool,
+    /// Time on each class of the session's `engines`, in their order; empty for a proto-context.
+    pub(crate) busy_ns: Vec<u64>,
 }
 
 /// Where a context is in its life.
@@ -134,6 +163,20 @@ impl Status {
         // Both times are the daemon's, so what lies between is what the engines had.
         let ns = after.daemon.uptime_ns.saturating_sub(before.daemon.uptime_ns);
         Self::new(after, BusyOver { since_start: false, ns }, &before.engines)
+    }
+
+    /// Adds what sessions used; without an earlier account, all of it is new.
+    pub(crate) fn with_usage(mut self, before: &[SessionUsage], after: &[SessionUsage]) -> Self {
+        for session in &mut self.sessions {
+            let of = |usages: &'_ [SessionUsage]| {
+                usages.iter().position(|usage| usage.session.0 == session.session)
+            };
+            if let Some(usage) = of(after).and_then(|at| after.get(at)) {
+                let earlier = of(before).and_then(|at| before.get(at));
+                session.account(earlier.map_or(&[], |earlier| &earlier.engines), usage);
+            }
+        }
+        self
     }
 
     fn new(page: &wire::StatusPage, busy_over: BusyOver, before: &[wire::EngineStatus]) -> Self {
@@ -199,8 +242,33 @@ impl Session {
             buffer_bytes: session.buffer_bytes,
             in_flight: session.in_flight,
             submissions: session.submissions,
+            engines: Vec::new(),
+            memory: SessionMemory::default(),
             contexts_total: session.contexts_total,
             contexts: session.contexts.iter().map(Context::new).collect(),
+        }
+    }
+}
+
+impl Session {
+    fn account(&mut self, before: &[ClassUsage], usage: &SessionUsage) {
+        let time = |now: &ClassUsage| {
+            let earlier = before.iter().find(|earlier| earlier.class == now.class);
+            EngineTime {
+                class: class_name(now.class),
+                capacity: now.capacity,
+                busy_ns: now.busy_ns,
+                busy_in_time_ns: now.busy_ns.saturating_sub(earlier.map_or(0, |e| e.busy_ns)),
+            }
+        };
+        self.engines = usage.engines.iter().map(time).collect();
+        let MemoryUsage { total, shared, resident, active } = usage.memory;
+        self.memory = SessionMemory { total, shared, resident, active };
+        for known in &usage.contexts {
+            let context = self.contexts.iter_mut().find(|c| c.context == known.context.0);
+            if let Some(context) = context {
+                context.busy_ns.clone_from(&known.busy_ns);
+            }
         }
     }
 }
@@ -224,6 +292,7 @@ impl Context {
             priority: context.priority,
             user_engines: context.user_engines,
             banned: context.banned,
+            busy_ns: Vec::new(),
         }
     }
 }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gpu_broker_core::hands::{ContextSpec, Outcome, Submission, Submitted, Update};
+use gpu_broker_core::hands::{
+    BufferMemory, ClassTimes, ContextSpec, Outcome, Submission, Submitted, Update,
+};
 use gpu_broker_core::{Capabilities, Hands, Privileges, Registry, Session, SessionLimits, Time};
 use gpu_broker_protocol::execbuf::{
     self, ExecObject, Execbuf, ExecbufHead, ExecbufLists, object_flag,
@@ -34,6 +36,15 @@ impl Hands for Nothing {
     }
     fn close_context(&self, (): (), _: bool) {}
     fn cancel_context(&self, (): &()) {}
+    fn engine_times(&self) -> ClassTimes {
+        ClassTimes::default()
+    }
+    fn context_times(&self, (): &()) -> ClassTimes {
+        ClassTimes::default()
+    }
+    fn buffer_memory(&self, _: &u64) -> BufferMemory {
+        BufferMemory::default()
+    }
     fn create_buffer(&self, size: u64) -> Result<u64, Refusal> {
         Ok(size)
     }

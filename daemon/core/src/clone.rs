@@ -107,7 +107,7 @@ fn same_classes<H: Hands>(a: &Proto<H>, b: &Proto<H>) -> bool {
 mod tests {
     use super::*;
     use crate::capabilities::Capabilities;
-    use crate::hands::{ContextSpec, Submission, Submitted, Update};
+    use crate::hands::{BufferMemory, ClassTimes, ContextSpec, Submission, Submitted, Update};
     use crate::policy::Privileges;
 
     /// Never asked for anything: CLONE is all records.
@@ -132,6 +132,15 @@ mod tests {
         }
         fn close_context(&self, (): (), _: bool) {}
         fn cancel_context(&self, (): &()) {}
+        fn engine_times(&self) -> ClassTimes {
+            ClassTimes::default()
+        }
+        fn context_times(&self, (): &()) -> ClassTimes {
+            ClassTimes::default()
+        }
+        fn buffer_memory(&self, (): &()) -> BufferMemory {
+            BufferMemory::default()
+        }
         fn create_buffer(&self, _: u64) -> Result<(), Refusal> {
             unreachable!()
         }

@@ -47,6 +47,15 @@ pub trait Hands: Send + Sync + 'static {
     /// Ends the work of a context that was banned.
     fn cancel_context(&self, context: &Self::Context);
 
+    /// Engine time of the session, contexts that are gone included.
+    fn engine_times(&self) -> ClassTimes;
+
+    /// Engine time of a context.
+    fn context_times(&self, context: &Self::Context) -> ClassTimes;
+
+    /// What became of a buffer's memory.
+    fn buffer_memory(&self, buffer: &Self::Buffer) -> BufferMemory;
+
     /// Makes a zeroed buffer of a positive multiple of 4096 bytes.
     ///
     /// # Errors
@@ -97,6 +106,29 @@ pub trait Hands: Send + Sync + 'static {
 
     /// The last point that has signalled, or with `submitted` that was put in.
     fn syncobj_point(&self, syncobj: &Self::Syncobj, submitted: bool) -> u64;
+}
+
+/// Nanoseconds on engines, by class; work on several engines at once counts on each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClassTimes(pub [u64; 5]);
+
+impl ClassTimes {
+    /// Of a class, 0 for one there is not.
+    #[must_use]
+    pub fn of(&self, class: u16) -> u64 {
+        self.0.get(usize::from(class)).copied().unwrap_or(0)
+    }
+}
+
+/// What became of a buffer's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BufferMemory {
+    /// It is allocated.
+    pub resident: bool,
+    /// Another session has the buffer too.
+    pub shared: bool,
+    /// Work that is not done uses it.
+    pub active: bool,
 }
 
 /// A context as it is made on the device: recorded parameters, immutable from then on except for

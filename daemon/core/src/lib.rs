@@ -47,6 +47,7 @@ mod sync;
 mod syncobj;
 mod table;
 mod time;
+mod usage;
 
 pub use capabilities::{Capabilities, SseuTopology};
 pub use execbuf::Executed;
@@ -57,3 +58,4 @@ pub use session::Session;
 pub use status::SessionCounts;
 pub use syncobj::Exported;
 pub use time::Time;
+pub use usage::Accounts;

@@ -117,6 +117,10 @@ impl<H: Hands> Memory<H> {
         self.spaces.iter().filter_map(Weak::upgrade).collect()
     }
 
+    pub(crate) fn all_buffers(&self) -> impl Iterator<Item = &Arc<Buffer<H>>> {
+        self.buffers.iter().map(|(_, buffer)| buffer)
+    }
+
     /// Counts for status: VM handles, buffers, bytes of buffers.
     pub(crate) fn counts(&self) -> (u32, u32, u64) {
         (self.vms.len(), self.buffers.len(), self.buffer_bytes)

@@ -14,6 +14,7 @@ mod sharing;
 mod start;
 mod state;
 mod syncobjs;
+mod usage;
 mod waits;
 
 pub(crate) use cancel::*;
@@ -25,6 +26,7 @@ pub(crate) use sharing::*;
 pub(crate) use start::*;
 pub(crate) use state::*;
 pub(crate) use syncobjs::*;
+pub(crate) use usage::*;
 pub(crate) use waits::*;
 
 /// Makes a test of every case. The factory makes a device whose limit on batches without an
@@ -75,6 +77,7 @@ macro_rules! suite {
             buffers_pass_between_files, work_of_two_files_is_ordered_on_a_buffer,
             two_files_take_turns_on_their_buffers, other_fds_are_no_buffers,
             buffers_report_when_accessible,
+            engine_time_adds_up, files_share_an_engine_by_weight,
         }
     };
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
-    BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceFile,
-    EngineUsage, EventSink, FenceState, Submission, Submitted, SyncobjWait,
+    BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
+    DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Submission, Submitted,
+    SyncobjWait, Weight,
 };
 
 /// A device that fails now and then.
@@ -83,9 +84,9 @@ impl<D: Device> Device for Faulty<D> {
         self.device.description()
     }
 
-    fn open(&self, events: Arc<dyn EventSink>) -> Result<Self::File, DeviceError> {
+    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<Self::File, DeviceError> {
         self.luck.draw(ANY)?;
-        Ok(FaultyFile { file: self.device.open(events)?, luck: Arc::clone(&self.luck) })
+        Ok(FaultyFile { file: self.device.open(events, weight)?, luck: Arc::clone(&self.luck) })
     }
 
     fn engine_usage(&self) -> Vec<EngineUsage> {
@@ -132,6 +133,14 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
         self.file.cancel_context(context);
     }
 
+    fn engine_times(&self) -> ClassTimes {
+        self.file.engine_times()
+    }
+
+    fn context_times(&self, context: &F::Context) -> ClassTimes {
+        self.file.context_times(context)
+    }
+
     fn create_buffer(&self, size: u64) -> Result<F::Buffer, DeviceError> {
         self.luck.draw(MEMORY_OR_FDS)?;
         self.file.create_buffer(size)
@@ -140,6 +149,10 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     fn share_buffer(&self, buffer: &F::Buffer) -> Result<(OwnedFd, u64), DeviceError> {
         self.luck.draw(MEMORY_OR_FDS)?;
         self.file.share_buffer(buffer)
+    }
+
+    fn buffer_memory(&self, buffer: &F::Buffer) -> BufferMemory {
+        self.file.buffer_memory(buffer)
     }
 
     fn buffer_busy(&self, buffer: &F::Buffer) -> BufferBusy {
@@ -302,7 +315,7 @@ mod tests {
     /// Which of 200 calls fail.
     fn failures(seed: u64, one_in: u64) -> Vec<bool> {
         let device = Faulty::new(SoftDevice::start(Config::default()).unwrap(), seed, one_in);
-        let open = || device.open(Arc::new(Events::default()));
+        let open = || device.open(Arc::new(Events::default()), Weight::default());
         let failed: Vec<_> = (0..200).map(|_| open().is_err()).collect();
         assert_eq!(device.failures(), failed.iter().filter(|failed| **failed).count() as u64);
         failed

@@ -13,12 +13,15 @@
 mod error;
 pub mod faulty;
 pub mod soft;
+mod usage;
 
 #[cfg(test)]
 mod conformance;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+pub use self::usage::{BufferMemory, CLASSES, ClassTimes, Weight};
 
 pub use error::DeviceError;
 
@@ -41,10 +44,11 @@ pub trait Device: Send + Sync + 'static {
 
     /// Opens the device for one session. `events` is called from any thread, must not block, and is
     /// called until every request of the file has completed, even after the file is dropped.
+    /// `weight` is the session's share of an engine among sessions of equal priority.
     ///
     /// # Errors
     /// The device is gone, wedged, or out of memory or fds.
-    fn open(&self, events: Arc<dyn EventSink>) -> Result<Self::File, DeviceError>;
+    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<Self::File, DeviceError>;
 
     /// What each engine has done since the device was opened, in the order of
     /// [`Description::engines`].
@@ -99,6 +103,13 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// Ends what the context has queued or running with EIO (it was banned).
     fn cancel_context(&self, context: &Self::Context);
 
+    /// Engine time of all contexts of the file, those that are closed included. Never falls; may be
+    /// some milliseconds behind for what runs now.
+    fn engine_times(&self) -> ClassTimes;
+
+    /// Engine time of a context, as [`Self::engine_times`].
+    fn context_times(&self, context: &Self::Context) -> ClassTimes;
+
     /// Makes a zeroed buffer; `size` is a positive multiple of 4096. Memory may be allocated later.
     ///
     /// # Errors
@@ -110,6 +121,9 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// # Errors
     /// Out of memory or fds.
     fn share_buffer(&self, buffer: &Self::Buffer) -> Result<(OwnedFd, u64), DeviceError>;
+
+    /// What became of the buffer's memory.
+    fn buffer_memory(&self, buffer: &Self::Buffer) -> BufferMemory;
 
     /// Engines that use the buffer in requests not completed.
     fn buffer_busy(&self, buffer: &Self::Buffer) -> BufferBusy;

@@ -4,6 +4,7 @@ use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::{Reason, Refusal};
 use gpu_broker_protocol::status::*;
+use gpu_broker_protocol::usage::*;
 use gpu_broker_protocol::version::feature;
 use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
 use gpu_broker_protocol::*;
@@ -29,7 +30,7 @@ struct Round {
     epitaphs: Vec<Epitaph>,
 }
 
-fn rounds() -> [Round; 3] {
+fn rounds() -> [Round; 4] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -58,7 +59,14 @@ fn rounds() -> [Round; 3] {
         refusals: vec![],
         epitaphs: vec![],
     };
-    [first, second, userptr]
+    let accounting = Round {
+        requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
+        execbufs: vec![],
+        replies: vec![("USAGE", Reply::Usage(usage()))],
+        refusals: vec![],
+        epitaphs: vec![],
+    };
+    [first, second, userptr, accounting]
 }
 
 /// Every request but EXECBUF; more than one of those with variants.
@@ -234,6 +242,17 @@ fn session_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
         ("DEVICE_QUERY", Reply::DeviceQuery(DeviceInfo { wedged: true, ..device() })),
         ("STATUS", Reply::Status(status())),
     ]
+}
+
+fn usage() -> SessionUsage {
+    let class = |class, capacity, busy_ns| ClassUsage { class, capacity, busy_ns };
+    SessionUsage {
+        session: SessionId(7),
+        client_name: "cube".into(),
+        engines: vec![class(class::RENDER, 1, 1_000_000), class(class::VIDEO, 2, 5)],
+        memory: MemoryUsage { total: 12_288, shared: 4096, resident: 8192, active: 4096 },
+        contexts: vec![ContextUsage { context: ContextId(1), busy_ns: vec![1000, 5] }],
+    }
 }
 
 fn status() -> StatusPage {

@@ -34,6 +34,7 @@ mirror! {
     struct Hello { major: u16, minor_min: u16, minor_max: u16, features: u64, client_name: String }
     struct Ping { payload: u64, fd: Option<FdSlot> }
     struct StatusQuery { after: SessionId }
+    struct UsageQuery { session: SessionId }
     struct ContextCreate { flags: u32, extensions: Vec<create::Extension> }
     enum CreateExtension {
         Unknown,
@@ -199,6 +200,16 @@ mirror! {
         user_engines: bool,
         banned: bool,
     }
+    struct SessionUsage {
+        session: SessionId,
+        client_name: String,
+        engines: Vec<ClassUsage>,
+        memory: MemoryUsage,
+        contexts: Vec<ContextUsage>,
+    }
+    struct ClassUsage { class: u16, capacity: u16, busy_ns: u64 }
+    struct MemoryUsage { total: u64, shared: u64, resident: u64, active: u64 }
+    struct ContextUsage { context: ContextId, busy_ns: Vec<u64> }
     enum ContextState { Proto, Live { by: MaterialisedBy } }
     enum MaterialisedBy { Open, Execbuf, GetParam, ResetStats, Create }
     struct ContextCreated { context: ContextId }
@@ -293,6 +304,7 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::Ping(body) => agree!(Ping, body),
         Request::DeviceQuery | Request::GetAperture | Request::Throttle => {}
         Request::Status(body) => agree!(StatusQuery, body),
+        Request::Usage(body) => agree!(UsageQuery, body),
         Request::ContextCreate(body) => agree!(ContextCreate, body),
         Request::ContextDestroy(body) => agree!(ContextDestroy, body),
         Request::ContextSetParam(body) | Request::ContextGetParam(body) => {
@@ -340,6 +352,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::Ping(body) => agree!(Ping, body),
         Reply::DeviceQuery(body) => agree!(DeviceInfo, body),
         Reply::Status(body) => agree!(StatusPage, body),
+        Reply::Usage(body) => agree!(SessionUsage, body),
         Reply::ContextCreate(body) => agree!(ContextCreated, body),
         Reply::ContextSetParam(body) => agree!(ParamSet, body),
         Reply::ContextGetParam(body) => agree!(ContextParam, body),

@@ -5,6 +5,7 @@ use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::status::*;
 use gpu_broker_protocol::syncobj::*;
+use gpu_broker_protocol::usage::*;
 use gpu_broker_protocol::*;
 use proptest::collection::vec;
 use proptest::option;
@@ -151,6 +152,7 @@ fn context_request() -> impl Strategy<Value = Request<FdSlot>> {
         ping().prop_map(Request::Ping),
         Just(Request::DeviceQuery),
         any::<u64>().prop_map(|id| Request::Status(StatusQuery { after: SessionId(id) })),
+        any::<u64>().prop_map(|id| Request::Usage(UsageQuery { session: SessionId(id) })),
         (any::<u32>(), vec(extension(create_extension()), 0..4)).prop_map(|(flags, extensions)| {
             Request::ContextCreate(ContextCreate { flags, extensions })
         }),
@@ -290,10 +292,35 @@ fn status() -> impl Strategy<Value = StatusPage> {
     )
 }
 
+fn usage() -> impl Strategy<Value = SessionUsage> {
+    let class = any::<(u16, u16, u64)>().prop_map(|(class, capacity, busy_ns)| ClassUsage {
+        class,
+        capacity,
+        busy_ns,
+    });
+    let memory = any::<[u64; 4]>().prop_map(|[total, shared, resident, active]| MemoryUsage {
+        total,
+        shared,
+        resident,
+        active,
+    });
+    let context = (any::<u32>(), vec(any::<u64>(), 0..5))
+        .prop_map(|(id, busy_ns)| ContextUsage { context: ContextId(id), busy_ns });
+    (any::<u64>(), text(), vec(class, 0..5), memory, vec(context, 0..4)).prop_map(
+        |(session, client_name, engines, memory, contexts)| SessionUsage {
+            session: SessionId(session),
+            client_name,
+            engines,
+            memory,
+            contexts,
+        },
+    )
+}
+
 /// Any reply. As often as there are messages of each kind.
 pub(crate) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
     prop_oneof![
-        11 => context_reply(),
+        12 => context_reply(),
         5 => objects::device_reply(),
         14 => objects::buffer_reply(),
         12 => objects::sync_reply(),
@@ -307,6 +334,7 @@ fn context_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         ping().prop_map(Reply::Ping),
         device().prop_map(Reply::DeviceQuery),
         status().prop_map(Reply::Status),
+        usage().prop_map(Reply::Usage),
         any::<u32>().prop_map(|id| Reply::ContextCreate(ContextCreated { context: ContextId(id) })),
         Just(Reply::ContextDestroy),
         any::<u32>().prop_map(|size| Reply::ContextSetParam(ParamSet { size })),

@@ -199,7 +199,9 @@ fn both(case: &Case, budget: u32) -> (Vec<u8>, Vec<u8>) {
         match streamer.run(&memory, &TestClock::default(), budget) {
             Stop::Budget { .. } => {}
             Stop::Done => break,
-            stop @ (Stop::Waiting(_) | Stop::Fault(_)) => panic!("{stop:?}"),
+            stop @ (Stop::Waiting(_) | Stop::Spinning { .. } | Stop::Fault(_)) => {
+                panic!("{stop:?}")
+            }
         }
     }
     (memory.image(), case.model(&before))
@@ -450,7 +452,9 @@ fn a_blit_stops_between_blocks_and_dies_where_memory_ends() {
 fn malformed_blits_fault() {
     let what = |batch: &[u32]| match Bench::new(EngineKind::Copy).run(batch) {
         Stop::Fault(fault) => fault.what,
-        stop @ (Stop::Done | Stop::Budget { .. } | Stop::Waiting(_)) => panic!("{stop:?}"),
+        stop @ (Stop::Done | Stop::Budget { .. } | Stop::Waiting(_) | Stop::Spinning { .. }) => {
+            panic!("{stop:?}")
+        }
     };
     let xy = [0, 0x0001_0001];
     let fill = |header: u32, controls: u32, address: u32| {

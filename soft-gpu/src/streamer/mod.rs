@@ -40,6 +40,18 @@ pub struct Streamer {
     yielding: bool,
     /// The last command executed was an arbitration point.
     at_arbitration: bool,
+    round: Round,
+}
+
+/// What happened since the last jump, to find out whether a loop changes anything.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// Where the jump led.
+    head: u64,
+    /// Nothing was executed since but commands that do nothing, look at memory or jump.
+    idle: bool,
+    /// Another context might have had the engine since.
+    arbitration: bool,
 }
 
 /// Why [`Streamer::run`] returned.
@@ -56,6 +68,12 @@ pub enum Stop {
     Done,
     /// MI_SEMAPHORE_WAIT waits for memory to change. Run again to look again.
     Waiting(SemaphoreWait),
+    /// The batch goes round in a loop that changes nothing: only somebody else can end it, by
+    /// writing to the loop or to what it looks at. Run again to go round once more.
+    Spinning {
+        /// As in [`Self::Budget`]: the loop has an arbitration point.
+        arbitration: bool,
+    },
     /// A command could not be executed. The batch is over.
     Fault(Fault),
 }
@@ -147,6 +165,7 @@ impl Streamer {
             batch: Batch { start: 0, length: 0, jumped: false, running: false },
             yielding: false,
             at_arbitration: false,
+            round: Round { head: 0, idle: false, arbitration: false },
         }
     }
 
@@ -167,6 +186,7 @@ impl Streamer {
         }
         self.batch = Batch { start: self.fetch.position(), length, jumped: false, running: true };
         self.at_arbitration = false;
+        self.round.idle = false;
     }
 
     /// Makes [`Self::run`] return at the next arbitration point, because another context wants the
@@ -271,6 +291,7 @@ impl Streamer {
             Ok(header) => header,
             Err(what) => return Some(self.fault_fetching(what)),
         };
+        self.round.idle &= is_idle(header);
         let result = self.execute(header, bus);
         if bus.take_stale(self.fetch.window()) {
             self.fetch.forget();
@@ -321,6 +342,7 @@ impl Streamer {
             Flow::Arbitrate => {
                 self.fetch.advance(dwords);
                 self.at_arbitration = self.state.arbitration;
+                self.round.arbitration |= self.at_arbitration;
                 if self.yielding && self.at_arbitration {
                     return Some(Stop::Budget { arbitration: true });
                 }
@@ -328,6 +350,13 @@ impl Streamer {
             Flow::Jump(target) => {
                 self.batch.jumped = true;
                 self.fetch.jump(self.state.space, target);
+                let head = self.fetch.position();
+                let Round { idle, arbitration, .. } = self.round;
+                let again = idle && self.round.head == head;
+                self.round = Round { head, idle: true, arbitration: false };
+                if again {
+                    return Some(Stop::Spinning { arbitration });
+                }
             }
             Flow::Wait(wait) => {
                 // It is not executed yet.
@@ -438,4 +467,18 @@ impl Streamer {
         let past = self.fetch.position().wrapping_sub(start) >= length;
         (length != 0 && !jumped && past).then_some(FaultCause::PastEnd { length })
     }
+}
+
+/// Whether a command does nothing but look at memory, steer the batch or let others have the engine.
+const fn is_idle(header: u32) -> bool {
+    matches!(
+        Client::of(header),
+        Client::Mi(
+            mi::NOOP
+                | mi::ARB_CHECK
+                | mi::BATCH_BUFFER_START
+                | mi::CONDITIONAL_BATCH_BUFFER_END
+                | mi::SEMAPHORE_WAIT
+        )
+    )
 }

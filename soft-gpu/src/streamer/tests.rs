@@ -163,7 +163,7 @@ fn a_batch_without_end_is_explained() {
 #[test]
 fn endless_loops_use_up_their_budget() {
     let mut bench = render();
-    let stop = bench.run(&[0x1880_0101, BATCH as u32, 0]);
+    let stop = bench.run(&[0x1000_0002, D, 0, 1, 0x1880_0101, BATCH as u32, 0]);
     assert_eq!(stop, Stop::Budget { arbitration: false });
     let before = bench.streamer.counters().commands;
     assert_eq!(bench.resume(7), Stop::Budget { arbitration: false });
@@ -180,10 +180,45 @@ fn the_cpu_ends_a_spinner() {
         bench.memory.put(BATCH, &[0xffff_ffff, 0, 0x0280_0000]);
         bench.memory.put(BATCH + 12, &[0x1b20_0002, 0, BATCH as u32, 0, 0x1880_0101, looped, 0]);
         bench.streamer.start(BATCH + 8, 0);
-        assert_eq!(bench.resume(1000), Stop::Budget { arbitration: true });
+        for _ in 0..3 {
+            assert_eq!(bench.resume(1000), Stop::Spinning { arbitration: true });
+        }
         // By its condition, or by an MI_BATCH_BUFFER_END over its first command.
         bench.memory.put(if end { BATCH } else { BATCH + 8 }, &[if end { 0 } else { 0x0500_0000 }]);
         assert_eq!(bench.resume(1000), Stop::Done);
+    }
+}
+
+/// A loop may nap if nothing in it does anything, and be set aside then if it has an arbitration
+/// point that counts.
+#[test]
+fn only_a_loop_that_changes_nothing_spins() {
+    let jump = [0x1880_0101, BATCH as u32, 0];
+    let spinning = |arbitration| Stop::Spinning { arbitration };
+    let budget = |arbitration| Stop::Budget { arbitration };
+    for (round, expected) in [
+        (&[][..], spinning(false)),
+        (&[0; 40], spinning(false)),
+        (&[0, 0x0280_0000, 0], spinning(true)),
+        // MI_SEMAPHORE_WAIT that is met, a point of arbitration too.
+        (&[0x0e00_c002, 0, D, 0], spinning(true)),
+        (&[0x1b20_0002, 0, BATCH as u32, 0, 0x0280_0000], spinning(true)),
+        // Commands that write: memory, registers, the state of the engine.
+        (&[0x0280_0000, 0x1000_0002, D, 0, 1], budget(false)),
+        (&[0x1100_0001, 0x2600, 1], budget(false)),
+        (&[0x1480_0002, 0x2600, D, 0], budget(false)),
+        (&[0x0400_0000, 0x0280_0000], budget(false)),
+    ] {
+        let mut bench = render();
+        let stop = bench.run(&[round, &jump].concat());
+        assert_eq!(std::mem::discriminant(&stop), std::mem::discriminant(&expected), "{round:x?}");
+        if matches!(expected, Stop::Spinning { .. }) {
+            assert_eq!(stop, expected, "{round:x?}");
+            let before = bench.streamer.counters().commands;
+            assert_eq!(bench.resume(1000), expected);
+            let executed = bench.streamer.counters().commands - before;
+            assert!(executed <= 41, "{executed} commands for one round");
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod hangs;
 mod lifetimes;
 mod schedule;
+mod shares;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_core::Hands;
-use gpu_broker_core::hands::{ContextSpec, Placement, Submission, Submitted, Update};
+use gpu_broker_core::hands::{
+    BufferMemory, ClassTimes, ContextSpec, Placement, Submission, Submitted, Update,
+};
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{Reason, Refusal};
 
@@ -151,6 +153,18 @@ impl Hands for SimHands {
         let owner = (self.session, context.tag);
         world.contexts.entry(owner).or_default().banned = true;
         world.cancel(owner);
+    }
+
+    fn engine_times(&self) -> ClassTimes {
+        ClassTimes::default()
+    }
+
+    fn context_times(&self, _context: &Context) -> ClassTimes {
+        ClassTimes::default()
+    }
+
+    fn buffer_memory(&self, _buffer: &Memory) -> BufferMemory {
+        BufferMemory::default()
     }
 
     fn create_buffer(&self, _size: u64) -> Result<Memory, Refusal> {

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use gpu_broker_core::hands::Outcome;
-use gpu_broker_soft_gpu::scheduler::{Ended, JobKey, Limits, Next, Progress, Scheduler, Turn};
+use gpu_broker_soft_gpu::scheduler::{
+    Claim, Ended, JobKey, Limits, Next, Progress, Scheduler, Turn, WEIGHT_DEFAULT,
+};
 
 use super::random::Random;
 
@@ -352,7 +354,12 @@ impl<Memory> World<Memory> {
         }
         let load = |engine: &usize| self.engines[*engine].scheduler.load();
         let engine = request.engines.iter().copied().min_by_key(load).unwrap_or(0);
-        let key = self.engines[engine].scheduler.submit(self.now, id, context.priority);
+        let claim = Claim {
+            session: request.owner.0 as u64,
+            weight: WEIGHT_DEFAULT,
+            priority: context.priority,
+        };
+        let key = self.engines[engine].scheduler.submit(self.now, id, claim);
         self.requests[id].job = Some((engine, key));
     }
 }

@@ -1,10 +1,10 @@
 //! A client process with one endless batch, for tests that need a client to share an engine with,
 //! to blame or to kill.
 //!
-//! `spinner SOCKET CLASS:INSTANCE [priority=N] [stubborn] [revoked] [behind=N]` submits a batch that
-//! counts its rounds for ever, and says "submitted". With `stubborn` nothing in it lets another
-//! batch have the engine; with `revoked` its context is not persistent; with `behind` so many more
-//! of it are queued behind it. Then it does what it reads from its standard input, line by line:
+//! `spinner SOCKET CLASS:INSTANCE [priority=N] [stubborn] [idle] [revoked] [behind=N]` submits a
+//! batch that counts its rounds for ever, and says "submitted". With `stubborn` nothing in it lets
+//! another batch have the engine; with `idle` it does not count, and so changes nothing; with
+//! `revoked` its context is not persistent; with `behind` so many more of it are queued behind it. Then it does what it reads from its standard input, line by line:
 //!
 //! * `rounds` answers how many rounds were made;
 //! * `end` writes MI_BATCH_BUFFER_END into the loop, as the CPU, and answers `ended`;
@@ -34,6 +34,7 @@ struct Wish {
     engine: EngineId,
     priority: i64,
     stubborn: bool,
+    idle: bool,
     persistent: bool,
     behind: u32,
 }
@@ -76,10 +77,12 @@ impl Wish {
         let (class, instance) = engine.split_once(':').expect("CLASS:INSTANCE");
         let number = |text: &str| text.parse().expect("a number");
         let engine = EngineId { class: number(class), instance: number(instance) };
-        let mut wish = Self { engine, priority: 0, stubborn: false, persistent: true, behind: 0 };
+        let mut wish =
+            Self { engine, priority: 0, stubborn: false, idle: false, persistent: true, behind: 0 };
         for argument in arguments {
             match argument.split_once('=') {
                 None if argument == "stubborn" => wish.stubborn = true,
+                None if argument == "idle" => wish.idle = true,
                 None if argument == "revoked" => wish.persistent = false,
                 Some(("priority", value)) => wish.priority = value.parse().expect("a number"),
                 Some(("behind", value)) => wish.behind = value.parse().expect("a number"),
@@ -113,7 +116,8 @@ impl Spinner {
         };
         let (batch, counter) = (client.create_buffer(4096), client.create_buffer(4096));
         let head = if wish.stubborn { Batch::new().noops(2) } else { yielding() };
-        batch.write(0, &head.increment(COUNTER).jump(BATCH).bytes());
+        let round = if wish.idle { head } else { head.increment(COUNTER) };
+        batch.write(0, &round.jump(BATCH).bytes());
         let mut spinner =
             Self { client, context: created.context, batch, counter, fences: Vec::new() };
         for _ in 0..=wish.behind {

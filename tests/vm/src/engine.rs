@@ -277,6 +277,14 @@ impl Engine {
                 state.spinning = state.spinning.saturating_add(1);
                 if state.spinning < SPINNING_TURNS { Turn::Ran } else { state.nap() }
             }
+            Stop::Spinning { arbitration } => {
+                state.preemptible = arbitration;
+                state.semaphore_raised = false;
+                if arbitration && state.execlist.wants_preemption() {
+                    return Turn::Ran;
+                }
+                state.nap()
+            }
             Stop::Waiting(wait) => {
                 state.preemptible = wait.preemptible;
                 if !std::mem::replace(&mut state.semaphore_raised, true) {

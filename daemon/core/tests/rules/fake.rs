@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use gpu_broker_core::Hands;
 use gpu_broker_core::hands::{
-    ContextSpec, Object, Outcome, Placement, Slot, Submission, Submitted, Update,
+    BufferMemory, ClassTimes, ContextSpec, Object, Outcome, Placement, Slot, Submission, Submitted,
+    Update,
 };
 use gpu_broker_protocol::{Reason, Refusal};
 
@@ -241,6 +242,19 @@ impl Hands for Fake {
 
     fn cancel_context(&self, context: &FakeContext) {
         self.0.log(Event::Cancelled { tag: context.tag });
+    }
+
+    fn engine_times(&self) -> ClassTimes {
+        ClassTimes([1000, 100, 0, 7, 0])
+    }
+
+    fn context_times(&self, context: &FakeContext) -> ClassTimes {
+        ClassTimes([context.tag, 10, 0, 0, 0])
+    }
+
+    fn buffer_memory(&self, buffer: &FakeBuffer) -> BufferMemory {
+        let odd = buffer.serial % 2 == 1;
+        BufferMemory { resident: true, shared: odd, active: !odd }
     }
 
     fn create_buffer(&self, size: u64) -> Result<FakeBuffer, Refusal> {

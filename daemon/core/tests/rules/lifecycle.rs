@@ -6,6 +6,7 @@ use gpu_broker_core::{Capabilities, Session, SessionLimits};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::status::{ContextState, MaterialisedBy};
+use gpu_broker_protocol::usage::{ClassUsage, MemoryUsage};
 use gpu_broker_protocol::{BufferId, ContextId, SessionId, VmId};
 
 use crate::fake::{Event, Fake, out_of_memory};
@@ -298,4 +299,31 @@ fn status_lists_contexts_by_id_and_cuts() {
     assert_eq!(ids, [0, 1, 2, 3]);
     let third = &status.contexts[3];
     assert_eq!((third.priority, third.user_engines, third.banned), (-2, true, false));
+}
+
+/// Engine time is the device's; memory is counted by what became of it, each handle once.
+#[test]
+fn accounts_say_what_a_session_used() {
+    let rig = rig();
+    for pages in [1, 2, 4] {
+        rig.buffer(pages * 4096);
+    }
+    let proto = rig.create();
+    let accounts = rig.session.accounts(10);
+    let class = |class, capacity, busy_ns| ClassUsage { class, capacity, busy_ns };
+    let expected = [class(0, 1, 1000), class(1, 1, 100), class(2, 2, 0), class(3, 1, 7)];
+    assert_eq!(accounts.engines, expected);
+    let MemoryUsage { total, shared, resident, active } = accounts.memory;
+    assert_eq!((total, resident), (7 * 4096, 7 * 4096));
+    // The fake shares every other buffer, and the rest are busy.
+    assert_eq!(shared + active, total);
+    assert!(shared > 0 && active > 0, "{shared} and {active}");
+    let live: Vec<_> = accounts.contexts.iter().map(|known| known.context).collect();
+    assert_eq!(live, [ContextId::DEFAULT], "a proto-context has used nothing");
+    rig.materialise(proto);
+    let contexts = rig.session.accounts(10).contexts;
+    assert_eq!(contexts.len(), 2);
+    assert_eq!(contexts[1].busy_ns[1..], [10, 0, 0]);
+    assert_ne!(contexts[0].busy_ns[0], contexts[1].busy_ns[0], "each has its own");
+    assert_eq!(rig.session.accounts(1).contexts.len(), 1);
 }

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     Batch, ContextSpec, Device, DeviceError, DeviceEvent, DeviceFile, EngineId, EngineSlot,
-    EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission,
+    EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission, Weight,
 };
 
 /// How long a case waits for something that has to happen.
@@ -165,14 +165,18 @@ impl<'a, D: Device> Job<'a, D> {
 impl<D: Device> Rig<D> {
     pub(crate) fn new(device: D) -> Self {
         let events = Arc::new(Events::default());
-        let file = device.open(Arc::<Events>::clone(&events)).unwrap();
+        let file = device.open(Arc::<Events>::clone(&events), Weight::default()).unwrap();
         Self { device: Arc::new(device), file, events, next: AtomicU64::new(1) }
     }
 
     /// Another file of the same device, with events of its own.
     pub(crate) fn another(&self) -> Self {
+        self.another_of_weight(Weight::default())
+    }
+
+    pub(crate) fn another_of_weight(&self, weight: Weight) -> Self {
         let events = Arc::new(Events::default());
-        let file = self.device.open(Arc::<Events>::clone(&events)).unwrap();
+        let file = self.device.open(Arc::<Events>::clone(&events), weight).unwrap();
         // Its addresses are not those of this one: memory of one can be bound beside the other's.
         let next = AtomicU64::new(self.number() << 16);
         Self { device: Arc::clone(&self.device), file, events, next }

@@ -218,6 +218,11 @@ impl Body {
         Ok(self.backing.get_or_init(|| made))
     }
 
+    /// Whether somebody has needed the memory.
+    pub(super) fn is_resident(&self) -> bool {
+        self.backing.get().is_some()
+    }
+
     /// Calls `f` with the requests that use the buffer, those that completed dropped. `None` if
     /// there are none.
     pub(super) fn with_users<T>(&self, f: impl FnOnce(&Users) -> T) -> Option<T> {

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gpu_broker_soft_gpu::{ENGINES, Streamer};
+use gpu_broker_soft_gpu::scheduler::Claim;
+use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
 use super::request::Request;
 use super::signal::Signal;
+use super::usage::Meter;
 use super::{FileShared, Vm};
-use crate::{ContextSpec, ContextUpdate};
+use crate::{ClassTimes, ContextSpec, ContextUpdate};
 
 /// A context of a session: the handle. Requests in flight keep what they need of it.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(super) struct ContextShared {
     /// Its handle is gone.
     closed: AtomicBool,
     next_serial: AtomicU64,
+    meter: Meter,
     state: Mutex<ContextState>,
 }
 
@@ -72,6 +75,7 @@ impl ContextShared {
             cancelled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             next_serial: AtomicU64::new(0),
+            meter: Meter::default(),
             state: Mutex::default(),
         })
     }
@@ -82,6 +86,21 @@ impl ContextShared {
 
     pub(super) fn priority(&self) -> i32 {
         self.priority.load(Ordering::Relaxed)
+    }
+
+    /// On whose account its work runs.
+    pub(super) fn claim(&self, priority: i32) -> Claim {
+        Claim { session: self.file.number, weight: self.file.weight.get(), priority }
+    }
+
+    /// It had an engine for so long.
+    pub(super) fn ran(&self, engine: &EngineSpec, ns: u64) {
+        self.meter.add(engine, ns);
+        self.file.meter.add(engine, ns);
+    }
+
+    pub(super) fn times(&self) -> ClassTimes {
+        self.meter.read()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

@@ -33,6 +33,7 @@ mod submit;
 mod syncobj;
 mod syncobj_fd;
 mod sys;
+mod usage;
 mod watch;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -51,11 +52,12 @@ use self::shared::SharedBuffers;
 use self::signal::Signal;
 use self::space::Space;
 use self::syncobj_fd::SyncobjExports;
+use self::usage::Meter;
 use self::watch::{Report, Waits, Watch};
 use crate::{
-    BufferBusy, ContextSpec, ContextUpdate, Description, Device, DeviceError, DeviceEvent,
-    DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink, FenceState, Submission,
-    Submitted, SyncobjWait,
+    BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
+    DeviceError, DeviceEvent, DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink,
+    FenceState, Submission, Submitted, SyncobjWait, Weight,
 };
 
 pub use self::buffer::Buffer;
@@ -88,6 +90,7 @@ pub(crate) struct DeviceShared {
     /// See [`order`].
     order: Order,
     timelines: AtomicU64,
+    files: AtomicU64,
 }
 
 /// What one session has of the device.
@@ -102,6 +105,10 @@ pub(crate) struct FileShared {
     syncobj_fds: Arc<Quota>,
     /// See [`order`].
     order: Arc<Order>,
+    /// No other file of the device has the same.
+    number: u64,
+    weight: Weight,
+    meter: Meter,
 }
 
 impl std::fmt::Debug for FileShared {
@@ -140,6 +147,7 @@ impl SoftDevice {
             shared_buffers: Arc::default(),
             order: Order::default(),
             timelines: AtomicU64::new(0),
+            files: AtomicU64::new(0),
         });
         Ok(Self { threads, shared })
     }
@@ -218,12 +226,23 @@ impl Device for SoftDevice {
         }
     }
 
-    fn open(&self, events: Arc<dyn EventSink>) -> Result<SoftFile, DeviceError> {
+    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
         let waits = Waits::new(Arc::clone(&events));
         let syncobj_fds = Quota::syncobj_fds_of_file();
         let order = Arc::default();
-        Ok(SoftFile(Arc::new(FileShared { device, events, waits, syncobj_fds, order })))
+        let number = device.files.fetch_add(1, Ordering::Relaxed);
+        let meter = Meter::default();
+        Ok(SoftFile(Arc::new(FileShared {
+            device,
+            events,
+            waits,
+            syncobj_fds,
+            order,
+            number,
+            weight,
+            meter,
+        })))
     }
 
     fn engine_usage(&self) -> Vec<EngineUsage> {
@@ -275,6 +294,14 @@ impl DeviceFile for SoftFile {
         context.0.cancel();
     }
 
+    fn engine_times(&self) -> ClassTimes {
+        self.0.meter.read()
+    }
+
+    fn context_times(&self, context: &Context) -> ClassTimes {
+        context.0.times()
+    }
+
     fn create_buffer(&self, size: u64) -> Result<Buffer, DeviceError> {
         let FileShared { device, order, .. } = &*self.0;
         Ok(Buffer::new(size, &device.quotas, order, &device.shared_buffers))
@@ -282,6 +309,11 @@ impl DeviceFile for SoftFile {
 
     fn share_buffer(&self, buffer: &Buffer) -> Result<(OwnedFd, u64), DeviceError> {
         Ok((buffer.share()?, 0))
+    }
+
+    fn buffer_memory(&self, buffer: &Buffer) -> BufferMemory {
+        let Buffer(body) = buffer;
+        BufferMemory { resident: body.is_resident(), shared: body.is_in_several_files() }
     }
 
     fn buffer_busy(&self, buffer: &Buffer) -> BufferBusy {

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use gpu_broker_soft_gpu::Streamer;
 use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
 use gpu_broker_soft_gpu::memory::Memory;
-use gpu_broker_soft_gpu::scheduler::JobKey;
+use gpu_broker_soft_gpu::scheduler::{Claim, JobKey};
+use gpu_broker_soft_gpu::{EngineSpec, Streamer};
 
 use super::buffer::Backing;
 use super::context::ContextShared;
@@ -117,6 +117,10 @@ impl Request {
         self.context.priority().max(self.signal.lent())
     }
 
+    fn claim(&self) -> Claim {
+        self.context.claim(self.priority())
+    }
+
     /// Its signal was lent a priority. False if that makes no difference.
     pub(super) fn rise(&self, priority: i32) -> bool {
         let rises = self.context.priority() < priority;
@@ -173,7 +177,7 @@ impl Request {
             if flow.cancelled {
                 return Err(Outcome::Cancelled);
             }
-            match gpu.engines()[engine].queue(job, self.priority()) {
+            match gpu.engines()[engine].queue(job, self.claim()) {
                 Ok(key) => flow.jobs.push((engine, key)),
                 Err(_stopped) => {
                     // The engine stopped, and so have the others: the parts queued before this one
@@ -202,7 +206,7 @@ impl Request {
         self.signal.begin(&mut Vec::new());
         let mut flow = self.lock();
         let job = Job { work: Arc::<Self>::clone(self), part: 0, streamer };
-        match unfinished.queue(job, self.priority()) {
+        match unfinished.queue(job, self.claim()) {
             Ok(key) => flow.jobs.push((engine, key)),
             Err(_stopped) => return Err(Outcome::Cancelled),
         }
@@ -306,6 +310,10 @@ impl Work for Request {
             }
         }
         true
+    }
+
+    fn ran(&self, engine: &EngineSpec, ns: u64) {
+        self.context.ran(engine, ns);
     }
 
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory)) {

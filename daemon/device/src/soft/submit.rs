@@ -215,7 +215,8 @@ fn run_here<'a>(
             state.put_streamer(submission.slot, 0, streamer);
             Attempt::Not
         }
-        Inline::Over(ending) => {
+        Inline::Over(ending, ran_ns) => {
+            context.ran(&ENGINES[engine], ran_ns);
             if matches!(ending, Ending::Done) {
                 state.put_streamer(submission.slot, 0, streamer);
             }

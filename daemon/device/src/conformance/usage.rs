@@ -1,0 +1,107 @@
+//! Who had an engine, and for how long.
+
+use super::asm::Asm;
+use super::rig::*;
+use crate::{CLASSES, ClassTimes, Device, DeviceFile, Placement, Weight};
+
+/// What may be on its way between two counters.
+const TOLERANCE_NS: u64 = 5_000_000;
+
+fn sum(times: &[ClassTimes]) -> [u64; CLASSES] {
+    std::array::from_fn(|class| times.iter().map(|times| times.0[class]).sum())
+}
+
+fn busy<D: Device>(device: &D) -> [u64; CLASSES] {
+    let mut busy = [0; CLASSES];
+    for (description, usage) in device.description().engines.iter().zip(device.engine_usage()) {
+        busy[usize::from(description.engine.class)] += usage.busy_ns;
+    }
+    busy
+}
+
+/// A batch that takes a while, in turns.
+fn long(data: u64) -> Vec<u8> {
+    let mut batch = Asm::new();
+    for _ in 0..200 {
+        batch = batch.arb_check().increment(data);
+    }
+    batch.end()
+}
+
+pub(crate) fn engine_time_adds_up<D: Device>(rig: &Rig<D>) {
+    let other = rig.another();
+    let (vm, other_vm) = (rig.vm(), other.vm());
+    let data = rig.mem();
+    let ((first, _), (second, _)) = (rig.context(&vm), rig.context(&vm));
+    let (third, _) = other.context(&other_vm);
+    let other_data = other.mem();
+    for _ in 0..20 {
+        rig.run(&first, &Job::on(RCS0), &Asm::new().end(), &[]);
+        rig.run(&first, &Job::on(RCS0), &long(data.at(0)), &[data.shared()]);
+        rig.run(&second, &Job::on(BCS0), &long(data.at(1)), &[data.shared()]);
+        other.run(&third, &Job::on(RCS0), &long(other_data.at(0)), &[other_data.shared()]);
+    }
+    // A batch on two engines counts on both.
+    let engines = [VCS0, VCS1];
+    let batches = [rig.batch(&long(data.at(2))), rig.batch(&long(data.at(3)))];
+    let job = Job::at(9, Placement::Parallel(&engines));
+    let parallel = rig.submit_all(&second, &job, &[&batches[0], &batches[1]], &[data.shared()]);
+    rig.finish(&parallel);
+
+    let contexts = [rig.file.context_times(&first), rig.file.context_times(&second)];
+    const RENDER: usize = 0;
+    const COPY: usize = 1;
+    const VIDEO: usize = 2;
+    assert!(contexts[0].0[RENDER] > 0 && contexts[0].0[COPY] == 0, "{contexts:?}");
+    assert!(contexts[1].0[COPY] > 0 && contexts[1].0[VIDEO] > 0, "{contexts:?}");
+    let file = rig.file.engine_times();
+    assert_eq!(file.0, sum(&contexts));
+    // What a context had stays when it goes.
+    rig.file.close_context(first, false);
+    drop(second);
+    assert_eq!(rig.file.engine_times(), file);
+    let files = sum(&[file, other.file.engine_times()]);
+    for (class, (files, busy)) in files.into_iter().zip(busy(&*rig.device)).enumerate() {
+        let apart = files.abs_diff(busy);
+        assert!(apart <= TOLERANCE_NS, "class {class}: files had {files}, engines {busy}");
+    }
+}
+
+/// Engine time until shares are looked at.
+const CONTEST_NS: u64 = 1_000_000_000;
+
+pub(crate) fn files_share_an_engine_by_weight<D: Device>(rig: &Rig<D>) {
+    let heavy = rig.another_of_weight(Weight::new(300));
+    // The light one has three endless batches, which gets it nothing.
+    let endless = |rig: &Rig<D>, batches: usize| {
+        let vm = rig.vm();
+        let contexts: Vec<_> = (0..batches).map(|_| rig.context(&vm).0).collect();
+        let submit = |context| {
+            let (batch, data) = (rig.mem(), rig.mem());
+            let mut round = Asm::new().arb_check();
+            for _ in 0..20 {
+                round = round.increment(data.at(0));
+            }
+            batch.fill(&round.jump(batch.address).unended());
+            rig.submit_all(context, &Job::on(RCS0), &[&batch], &[data.shared()])
+        };
+        let pending: Vec<_> = contexts.iter().map(submit).collect();
+        (contexts, pending)
+    };
+    let time = |rig: &Rig<D>| rig.file.engine_times().0[usize::from(RCS0.class)];
+    let light_work = endless(rig, 3);
+    eventually("the light one has the engine", || time(rig) > 0);
+    let heavy_work = endless(&heavy, 1);
+    let before = [time(rig), time(&heavy)];
+    let had = || [time(rig) - before[0], time(&heavy) - before[1]];
+    eventually("the engine is used", || had().iter().sum::<u64>() > CONTEST_NS);
+    let [light, heavier] = had();
+    for (rig, (contexts, pending)) in [(rig, light_work), (&heavy, heavy_work)] {
+        contexts.into_iter().for_each(|context| rig.file.close_context(context, true));
+        for pending in pending {
+            rig.wait(&pending);
+        }
+    }
+    let times = heavier as f64 / light as f64;
+    assert!((2.0..4.5).contains(&times), "{heavier} ns and {light} ns: {times:.2} to 1");
+}
