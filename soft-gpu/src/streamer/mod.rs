@@ -469,7 +469,7 @@ impl Streamer {
     }
 }
 
-/// Whether a command does nothing but look at memory, steer the batch or let others have the engine.
+/// Whether a command only looks at memory, steers the batch or lets others have the engine.
 const fn is_idle(header: u32) -> bool {
     matches!(
         Client::of(header),

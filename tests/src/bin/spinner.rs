@@ -4,7 +4,8 @@
 //! `spinner SOCKET CLASS:INSTANCE [priority=N] [stubborn] [idle] [revoked] [behind=N]` submits a
 //! batch that counts its rounds for ever, and says "submitted". With `stubborn` nothing in it lets
 //! another batch have the engine; with `idle` it does not count, and so changes nothing; with
-//! `revoked` its context is not persistent; with `behind` so many more of it are queued behind it. Then it does what it reads from its standard input, line by line:
+//! `revoked` its context is not persistent; with `behind` so many more of it are queued behind it.
+//! Then it does what it reads from its standard input, line by line:
 //!
 //! * `rounds` answers how many rounds were made;
 //! * `end` writes MI_BATCH_BUFFER_END into the loop, as the CPU, and answers `ended`;
