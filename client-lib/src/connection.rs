@@ -305,6 +305,8 @@ impl Connection {
     ) -> Result<ExecbufReply<OwnedFd>, Error> {
         let fill = |seq, out: &mut Vec<u8>| codec::encode_execbuf(seq, head, lists, out);
         let asked = Asked::by(head, lists);
+        // Before any lock is taken: in the child of a fork it may be locked for ever.
+        self.check_process()?;
         let submit = || {
             let _passing = self.shared.passing.read().unwrap_or_else(PoisonError::into_inner);
             self.shared.held.check(lists.objects)?;
@@ -389,8 +391,8 @@ impl Shared {
         fds: &[BorrowedFd<'_>],
         decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        // Before any lock is taken, as in `Connection::execbuf`.
         if !self.generation.is_current() {
-            // Before any lock is taken: in the child it may be locked for ever.
             return Err(Error::Forked);
         }
         let seq = self.inbox().ledger.open(opcode, Waiter::default())?;

@@ -44,25 +44,36 @@ pub fn c_library() -> PathBuf {
     built("gpu-broker-capi", "libgpu_broker.so", &BUILT)
 }
 
+/// An example program of the Rust client library, fresh.
+#[must_use]
+pub fn client_example(name: &'static str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["gpu-broker-client", "--examples"]));
+    let path = output_directory().join("examples").join(name);
+    assert!(path.exists(), "cargo built no {}", path.display());
+    path
+}
+
 /// What a package builds, after a build that runs once per test process: cargo does not build
 /// another package's programs for a test, and a stale daemon would pass tests that the sources fail.
 fn built(package: &str, name: &str, once: &OnceLock<()>) -> PathBuf {
-    once.get_or_init(|| build(package));
+    once.get_or_init(|| build(&[package]));
     let path = output_directory().join(name);
     assert!(path.exists(), "cargo built no {}", path.display());
     path
 }
 
-fn build(package: &str) {
+/// Builds a package; more arguments say what of it.
+fn build(package: &[&str]) {
     let output = output_directory();
     let target = output.parent().expect("the profile's directory lies in the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--locked", "--quiet", "--package", package]);
+    command.args(["build", "--locked", "--quiet", "--package"]).args(package);
     command.arg("--target-dir").arg(target);
     if output.ends_with("release") {
         command.arg("--release");
     }
     let status = command.current_dir(repository()).status().expect("cargo can be started");
-    assert!(status.success(), "building {package} failed: {status}");
+    assert!(status.success(), "building {package:?} failed: {status}");
 }

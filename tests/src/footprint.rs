@@ -106,9 +106,43 @@ impl Daemon {
     }
 
     fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).expect("the daemon is still there");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number.and_then(|number| number.parse().ok()).expect("Linux says VmRSS in kB")
+        self.status_file().kib("VmRSS:")
     }
+
+    /// `/proc/PID/status`, to be looked at while others use the daemon.
+    #[must_use]
+    pub fn status_file(&self) -> StatusFile {
+        StatusFile(self.proc("status"))
+    }
+
+    /// Bytes that its system calls have read and written so far: rchar and wchar of `/proc/PID/io`.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn system_call_bytes(&self) -> u64 {
+        let io = fs::read_to_string(self.proc("io")).expect("the daemon is still there");
+        ["rchar:", "wchar:"].map(|key| number_after(key, &io)).iter().sum()
+    }
+}
+
+/// `/proc/PID/status` of a daemon.
+#[derive(Clone, Debug)]
+pub struct StatusFile(PathBuf);
+
+impl StatusFile {
+    /// The number of a line such as `VmRSS:`, in KiB.
+    ///
+    /// # Panics
+    /// When the process is gone or there is no such line.
+    #[must_use]
+    pub fn kib(&self, key: &str) -> u64 {
+        number_after(key, &fs::read_to_string(&self.0).expect("the daemon is still there"))
+    }
+}
+
+fn number_after(key: &str, text: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).expect("Linux says so in numbers")
 }

@@ -20,6 +20,7 @@ pub mod footprint;
 pub mod fuzzing;
 pub mod picture;
 pub mod raw;
+pub mod relay;
 pub mod samples;
 pub mod witness;
 

@@ -126,6 +126,10 @@ impl Acknowledged {
 ///
 /// While this lives, submissions of this process that name the buffer are refused with
 /// [`Error::HeldByCpu`]. Afterwards the GPU finds what was written.
+///
+/// This rests on i915's rule that a submission names every buffer that its batch touches. A batch
+/// that breaks it, with an address left over from an earlier submission, writes under the slices as
+/// a write to `/proc/self/mem` would; no library can see what is in a batch.
 #[derive(Debug)]
 pub struct CpuAccess<'a, M: Shareable = UserMemory> {
     memory: &'a mut M,
@@ -145,8 +149,8 @@ impl CpuAccess<'_> {
     #[must_use]
     pub fn as_slice<T: Pod>(&self) -> &[T] {
         // The argument of `UserMemory::as_slice` holds for as long as `self` lives: the GPU had
-        // finished, its address spaces have the pages no more, and no submission can name the
-        // buffer again. `SharedBytes` are lent out by the buffer, which is borrowed exclusively.
+        // finished, and no submission can name the buffer again. `SharedBytes` are lent out by the
+        // buffer, which is borrowed exclusively.
         self.memory.as_slice()
     }
 

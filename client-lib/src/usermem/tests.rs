@@ -419,3 +419,48 @@ fn a_child_has_none_of_the_memory_the_library_made() {
     assert_eq!(child.result(), 0);
     assert!(memory.is_some());
 }
+
+/// Answers HELLO, a BUFFER_CREATE, and a PING; anything else fails. Nothing may come in between.
+fn serve(socket: &std::os::fd::OwnedFd) {
+    use gpu_broker_protocol::message::{BufferCreated, Ping};
+    use gpu_broker_protocol::{BufferId, FdSlot, Header, Opcode, Reply, codec};
+    let replies: [(Opcode, Reply<FdSlot>); 3] = [
+        (Opcode::Hello, Reply::Hello(crate::proto::tests::sample_hello())),
+        (Opcode::BufferCreate, Reply::BufferCreate(BufferCreated { buffer: BufferId(7), size: 1 })),
+        (Opcode::Ping, Reply::Ping(Ping { payload: 3, fd: None })),
+    ];
+    let mut packet = [0; 256];
+    for (opcode, reply) in replies {
+        let flags = rustix::net::RecvFlags::empty();
+        let (_, length) = rustix::net::recv(socket, &mut packet[..], flags).expect("a request");
+        let (header, _) = Header::split(&packet[..length]).expect("a header");
+        assert_eq!(header.opcode, opcode as u16);
+        let mut out = Vec::new();
+        codec::encode_reply(header.seq, &reply, &mut out).expect("it fits");
+        rustix::net::send(socket, &out, rustix::net::SendFlags::empty()).expect("the client reads");
+    }
+}
+
+#[test]
+fn a_child_says_nothing_in_its_parents_session() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None).expect("sockets");
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| serve(&theirs));
+        let broker = crate::Connection::from_fd(ours, "parent").expect("welcome");
+        let mut buffer = Some(broker.create_buffer(1).expect("it is answered"));
+        let child = in_child(|| {
+            buffer = None;
+            match broker.ping(1) {
+                Err(Error::Forked) => 0,
+                _ => 1,
+            }
+        });
+        assert_eq!(child.result(), 0);
+        assert_eq!(broker.ping(3).expect("the session goes on here"), 3);
+        server.join().expect("only what the parent said came");
+        // Nobody would answer the closing.
+        std::mem::forget(buffer);
+    });
+}
