@@ -323,12 +323,22 @@ static void semaphore(void)
     close_buffer(&other_batch);
 }
 
+static void open_node(void)
+{
+    if (drm != -1)
+        close(drm);
+    drm = open("/dev/dri/renderD128", O_RDWR | O_CLOEXEC);
+    CHECK(drm >= 0, "/dev/dri/renderD128");
+}
+
 /*
  * Ends a context by what `commands` do on an engine; sees to it that the driver blames this context
- * and no other, and that the engine goes on.
+ * and no other, and that the engine goes on. The driver bans a file after three such contexts, so each
+ * call has a file of its own.
  */
 static void blame(const char *what, unsigned engine, const uint32_t *commands, size_t bytes)
 {
+    open_node();
     struct buffer data = create_buffer(4096, 0x1000000);
     struct buffer batch = create_buffer(4096, 0x2000000);
     struct buffer good_data = create_buffer(4096, 0x1000000);
@@ -396,11 +406,9 @@ int main(int count, char **names)
             wanted |= !strcmp(names[name], cases[i].name);
         if (!wanted)
             continue;
-        drm = open("/dev/dri/renderD128", O_RDWR | O_CLOEXEC);
-        CHECK(drm >= 0, "/dev/dri/renderD128");
+        open_node();
         double begun = now();
         cases[i].run();
-        close(drm);
         printf("ok %s (%.1f s)\n", cases[i].name, now() - begun);
     }
     return 0;
