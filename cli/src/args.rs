@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{bench, demo, generate, launch, status};
+use crate::{admin, bench, demo, generate, launch, policy, status};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
     Bench(bench::Args),
+    Policy(policy::Args),
+    Admin(admin::Args),
     /// Write shell completions to standard output
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a directory

@@ -2,12 +2,13 @@
 //! and measures it.
 //!
 //! It speaks the protocol like any other client, through `gpu-broker-client`; the daemon is linked
-//! in only so that `gpu-broker demo` and `gpu-broker bench` need nothing installed. It has no
-//! command that acts on other people's sessions.
+//! in only so that `gpu-broker demo` and `gpu-broker bench` need nothing installed. Only `admin` acts
+//! on other people's sessions, through a socket of its own.
 //!
 //! Start reading at [`args`], then the module of the command.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod bench;
 mod connect;
@@ -15,6 +16,7 @@ mod demo;
 mod generate;
 mod launch;
 mod output;
+mod policy;
 mod status;
 
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => return demo::client::run(&args, socket),
         Command::Status(args) => status::run(&args, socket),
+        Command::Policy(args) => policy::run(args),
+        Command::Admin(args) => admin::run(args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man_pages(&args),
     };

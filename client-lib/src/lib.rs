@@ -45,6 +45,7 @@
 //! The blocking [`Connection`] may be used by many threads at once. With the feature `tokio`, the
 //! module `async` has the same for programs that run on tokio.
 
+mod admin;
 #[cfg(feature = "tokio")]
 pub mod r#async;
 mod buffer;
@@ -55,6 +56,7 @@ mod error;
 mod execbuf;
 mod fence;
 pub mod gen9;
+mod identity;
 mod map;
 mod proto;
 mod scratch;

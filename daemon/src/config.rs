@@ -11,12 +11,19 @@ use serde::Deserialize;
 
 use crate::args::Args;
 use crate::device::DeviceChoice;
+use crate::policy::file::{ClassFile, NAME_RULE, Wrong, is_name};
+use crate::policy::{self, Policy};
+
+mod sockets;
+
+pub use sockets::{AdminConfig, ListenerConfig, MetricsAddress};
+use sockets::{AdminFile, ListenerFile, MetricsFile};
 
 /// Where the configuration is looked for when nobody says where.
 pub const DEFAULT_PATH: &str = "/etc/gpu-broker/gpu-brokerd.toml";
 
 /// Everything that can be configured, checked.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Socket to listen on, unless systemd passes one; `None` is the default place.
     pub socket: Option<PathBuf>,
@@ -30,8 +37,14 @@ pub struct Config {
     pub daemon: DaemonLimits,
     /// Limits of one session.
     pub session: SessionConfig,
-    /// Who may do more than others.
-    pub privileges: PrivilegeConfig,
+    /// Sockets beside `socket`.
+    pub listeners: Vec<ListenerConfig>,
+    /// Which class a client belongs to, and what that may.
+    pub policy: Policy,
+    /// The administrators' socket.
+    pub admin: AdminConfig,
+    /// Where metrics are served; `None` is nowhere.
+    pub metrics: Option<MetricsAddress>,
 }
 
 impl Default for Config {
@@ -44,7 +57,10 @@ impl Default for Config {
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
             daemon: file.daemon,
             session: file.session,
-            privileges: file.privileges,
+            listeners: Vec::new(),
+            policy: Policy::default(),
+            admin: AdminConfig::default(),
+            metrics: None,
         }
     }
 }
@@ -62,7 +78,11 @@ struct File {
     log_level: Option<String>,
     daemon: DaemonLimits,
     session: SessionConfig,
-    privileges: PrivilegeConfig,
+    listener: Vec<ListenerFile>,
+    default_class: Option<String>,
+    class: Vec<ClassFile>,
+    admin: AdminFile,
+    metrics: MetricsFile,
 }
 
 /// Limits of the daemon as a whole.
@@ -188,16 +208,6 @@ impl SessionConfig {
     }
 }
 
-/// Who may do more than others. Nobody, unless listed: not even root or the daemon's own user.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PrivilegeConfig {
-    /// Users that count as CAP_SYS_ADMIN does to the kernel.
-    pub admin_uids: Vec<u32>,
-    /// Users that may ask for a priority above 0.
-    pub nice_uids: Vec<u32>,
-}
-
 /// Why a configuration is no good.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -251,14 +261,7 @@ impl Config {
     }
 
     fn check(file: File, args: &Args) -> Result<Self, ConfigError> {
-        let socket_mode = match &file.socket_mode {
-            None => DEFAULT_SOCKET_MODE,
-            Some(text) => {
-                u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(
-                    || value("socket_mode", "be octal permission bits such as \"0660\"", text),
-                )?
-            }
-        };
+        let socket_mode = sockets::mode("socket_mode", file.socket_mode.as_deref())?;
         for (key, is, most) in file.session.ceilings() {
             if is == 0 || is > most {
                 return Err(value(&format!("session.{key}"), &format!("lie in 1..={most}"), &is));
@@ -287,7 +290,10 @@ impl Config {
             log_level: log_level.unwrap_or(DEFAULT_LOG_LEVEL).to_owned(),
             daemon: file.daemon,
             session: file.session,
-            privileges: file.privileges,
+            listeners: sockets::listeners(file.listener)?,
+            policy: policy::file::policy(file.class, file.default_class.as_deref())?,
+            admin: file.admin.checked()?,
+            metrics: file.metrics.checked()?,
         })
     }
 }
@@ -300,6 +306,12 @@ fn read(path: &Path) -> Result<File, ConfigError> {
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl From<Wrong> for ConfigError {
+    fn from(Wrong { key, must, is }: Wrong) -> Self {
+        Self::Value { key, must, is }
+    }
 }
 
 fn value(key: &str, must: &str, is: &dyn std::fmt::Display) -> ConfigError {
@@ -320,7 +332,9 @@ mod tests {
     #[test]
     fn the_shipped_file_says_the_defaults() {
         let shipped = include_str!("../../config/gpu-brokerd.toml");
-        assert_eq!(load(shipped).expect("the shipped file is good"), Config::default());
+        let (config, default) =
+            (load(shipped).expect("the shipped file is good"), Config::default());
+        assert_eq!(format!("{config:?}"), format!("{default:?}"));
         // Every key is there, so that nobody needs to look elsewhere for its name.
         let table: toml::Table = shipped.parse().expect("TOML");
         for (key, _, _) in SessionConfig::default().ceilings() {
@@ -329,14 +343,13 @@ mod tests {
         for key in ["sessions", "sessions_per_uid", "hello_timeout_ms", "stop_timeout_ms"] {
             assert!(table["daemon"].get(key).is_some(), "daemon.{key} is not in the file");
         }
-        for key in ["admin_uids", "nice_uids"] {
-            assert!(table["privileges"].get(key).is_some(), "privileges.{key} is not in the file");
-        }
-        for key in ["socket_mode", "device", "log_level"] {
+        for key in ["socket_mode", "device", "log_level", "default_class"] {
             assert!(table.get(key).is_some(), "{key} is not in the file");
         }
-        // The socket has no fixed default, so it is shown in a comment.
-        assert!(shipped.contains("#socket = "));
+        // What has no fixed default is shown in a comment.
+        for key in ["socket = ", "[[listener]]", "[[class]]", "[admin]", "listen = "] {
+            assert!(shipped.contains(&format!("#{key}")), "{key}");
+        }
     }
 
     #[test]
@@ -357,6 +370,11 @@ mod tests {
             ("socket_mode = \"rw\"", "socket_mode"),
             ("socket_mode = \"4755\"", "socket_mode"),
             ("device = \"voodoo\"", "device"),
+            ("[[listener]]\nname = \"a/b\"\nsocket = \"/run/a\"", "listener.name"),
+            ("[[listener]]\nname = \"main\"\nsocket = \"/run/a\"", "listener.name"),
+            ("[[class]]\nname = \"a\"\nweight = 0", "weight"),
+            ("[admin]\nsocket_mode = \"9\"", "admin.socket_mode"),
+            ("[metrics]\nlisten = \"0.0.0.0:9100\"", "metrics.listen"),
         ] {
             let sentence = load(text).expect_err(text).to_string();
             assert!(sentence.contains(key), "{text}: {sentence}");

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use gpu_broker_core::Time;
+use gpu_broker_core::{Hold, Time};
 use gpu_broker_device::Device;
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{
-    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, SessionId, Violation,
+    Epitaph, EpitaphCode, FdSlot, Header, Opcode, Reason, Refusal, Reply, Violation,
 };
 use tokio::time::Sleep;
 
+use crate::classes::count;
 use crate::directory::Entry;
 use crate::fds;
+use crate::limiter::session_error;
 use crate::packet::{self, Fds, Received, Scratch, Socket, Unsent};
 use crate::requests::{Answer, Fault, Open};
 use crate::server::Server;
@@ -43,6 +45,16 @@ pub(crate) struct Connection<D: Device> {
     waker: Option<Waker>,
     unsent: Option<Box<Unsent>>,
     state: State<D>,
+    /// The request handled last, until its reply has left.
+    handled: Option<Handled>,
+    /// The class is over its rate: no request is read before this timer ends.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// A request whose time is being taken.
+struct Handled {
+    came: Time,
+    opcode: u16,
 }
 
 enum State<D: Device> {
@@ -66,11 +78,12 @@ pub(crate) enum End {
 }
 
 impl<D: Device> Connection<D> {
-    pub(crate) fn new(server: Arc<Server<D>>, entry: Arc<Entry<D>>, socket: Socket) -> Self {
-        let timeout = Duration::from_millis(server.config.daemon.hello_timeout_ms);
+    pub(crate) fn new(seat: Seat<D>, socket: Socket) -> Self {
+        let (server, entry) = (Arc::clone(&seat.server), Arc::clone(&seat.entry));
+        let timeout = Duration::from_millis(server.config().daemon.hello_timeout_ms);
         let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
-        let seat = Seat { server: Arc::clone(&server), session: entry.id() };
-        Self { server, entry, seat, socket, waker: None, unsent: None, state }
+        let (waker, unsent, handled, pause) = (None, None, None, None);
+        Self { server, entry, seat, socket, waker, unsent, state, handled, pause }
     }
 
     /// Serves the client until one of the two ends it. A panic ends this session only.
@@ -78,7 +91,7 @@ impl<D: Device> Connection<D> {
         let end = std::future::poll_fn(|cx| {
             let poll = std::panic::AssertUnwindSafe(|| self.poll(cx));
             std::panic::catch_unwind(poll).unwrap_or_else(|_| {
-                tracing::error!(session = %self.entry.id(), "a panic ended this session");
+                session_error!(self.entry.log, "a panic ended this session");
                 Poll::Ready(End::Internal)
             })
         })
@@ -128,10 +141,18 @@ impl<D: Device> Connection<D> {
                 }
             }
         }
-        if slice_end.is_some_and(|end| self.server.clock.now().0 >= end) {
-            // Wakes this task after the others have had their turn and the sockets were looked at.
-            let turn = std::pin::pin!(tokio::task::yield_now());
-            ready!(turn.poll(cx));
+        if let Some(end) = *slice_end {
+            let now = self.server.clock.now();
+            self.record(now);
+            if now.0 >= end {
+                // Wakes this task after the others had their turn and the sockets were looked at.
+                let turn = std::pin::pin!(tokio::task::yield_now());
+                ready!(turn.poll(cx));
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
         }
         let received = match ready!(self.socket.poll_receive(cx, &mut scratch.inbound)) {
             Ok(received) => received,
@@ -139,7 +160,22 @@ impl<D: Device> Connection<D> {
         };
         let now = self.server.clock.now();
         slice_end.get_or_insert(now.0.saturating_add(SLICE_NS));
+        if let Some(until) = self.entry.log.class.rate.charge(now) {
+            count(&self.entry.log.class.counts.delays);
+            let pause = Duration::from_nanos(until.0.saturating_sub(now.0));
+            self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+        }
         Poll::Ready(self.receive(cx, scratch, now, received))
+    }
+
+    /// The reply to the request before has left, or waits for something else than us.
+    fn record(&mut self, now: Time) {
+        if let Some(Handled { came, opcode }) = self.handled.take() {
+            let counts = &self.entry.log.class.counts;
+            let execbuf = opcode == Opcode::Execbuf as u16;
+            let histogram = if execbuf { &counts.execbuf } else { &counts.other };
+            histogram.record(now.0.saturating_sub(came.0));
+        }
     }
 
     /// Handles what came; `Some` ends the connection.
@@ -169,6 +205,7 @@ impl<D: Device> Connection<D> {
             Ok((header, body)) => (header, self.request(now, header, body, &mut fds)),
         };
         fds::dispose(fds);
+        self.handled = Some(Handled { came: now, opcode: header.opcode });
         match answer {
             Err(Fault::Violated(violation)) => Some(End::Violation(violation)),
             Err(Fault::Refused(refusal)) => self.answer(cx, scratch, header, Err(refusal)),
@@ -216,14 +253,15 @@ impl<D: Device> Connection<D> {
                 codec::encode_reply(header.seq, &reply, out)
             }
             Err(refusal) => {
-                self.server.count_refusal();
-                tracing::debug!(session = %self.entry.id(), opcode = header.opcode, %refusal);
+                self.server.refused(&self.entry, header.opcode, &refusal);
                 codec::encode_refusal(header.opcode, header.seq, &refusal, out)
             }
         };
         if encoded.is_err() {
-            tracing::error!(
-                session = %self.entry.id(), opcode = header.opcode, "a reply does not fit in a message"
+            session_error!(
+                self.entry.log,
+                "a reply to opcode {:#x} does not fit in a message",
+                header.opcode
             );
             return Some(End::Internal);
         }
@@ -270,9 +308,11 @@ impl<D: Device> Connection<D> {
         let epitaph = self.epitaph(end);
         if let State::Open(open) = &mut self.state {
             let session = Arc::clone(&open.session);
-            let close = std::panic::AssertUnwindSafe(|| open.close());
+            // What the session has on the GPU ends with it if somebody takes it away.
+            let revoked = matches!(end, End::Asked(EpitaphCode::Revoked));
+            let close = std::panic::AssertUnwindSafe(|| open.close(revoked));
             if std::panic::catch_unwind(close).is_err() {
-                tracing::error!(session = %self.entry.id(), "a panic while the session was closed");
+                session_error!(self.entry.log, "a panic while the session was closed");
                 // Dropping it would close it again, and a panic during that would end the daemon.
                 std::mem::forget(session);
             }
@@ -285,7 +325,6 @@ impl<D: Device> Connection<D> {
     }
 
     fn epitaph(&self, end: &End) -> Option<Epitaph> {
-        let session = self.entry.id();
         let sentence = |code, text: &str| Some(Epitaph { code, text: text.to_owned() });
         match end {
             End::Gone => None,
@@ -295,7 +334,7 @@ impl<D: Device> Connection<D> {
                 Some(epitaph)
             }
             End::HelloTimeout => {
-                tracing::debug!(%session, "no HELLO in time");
+                tracing::debug!(session = %self.entry.id(), "no HELLO in time");
                 sentence(EpitaphCode::Hello, "HELLO did not come in time")
             }
             End::Asked(code) => sentence(*code, asked(*code)),
@@ -304,15 +343,30 @@ impl<D: Device> Connection<D> {
     }
 }
 
-/// A place in the directory, given back however the connection ends.
-struct Seat<D: Device> {
-    server: Arc<Server<D>>,
-    session: SessionId,
+/// A connection's entry in the directory, its place there, and what its class is charged for it;
+/// all given back however the connection ends.
+pub(crate) struct Seat<D: Device> {
+    pub(crate) server: Arc<Server<D>>,
+    pub(crate) entry: Arc<Entry<D>>,
+    pub(crate) _place: Place<D>,
+    pub(crate) _charge: Hold,
 }
 
 impl<D: Device> Drop for Seat<D> {
     fn drop(&mut self) {
-        self.server.directory.leave(self.session);
+        self.server.directory.leave(self.entry.id());
+    }
+}
+
+/// One of the connections that the daemon may have.
+pub(crate) struct Place<D: Device> {
+    pub(crate) server: Arc<Server<D>>,
+    pub(crate) uid: u32,
+}
+
+impl<D: Device> Drop for Place<D> {
+    fn drop(&mut self) {
+        self.server.directory.give_place(self.uid);
     }
 }
 
@@ -323,6 +377,7 @@ fn asked(code: EpitaphCode) -> &'static str {
         EpitaphCode::ShuttingDown => "the daemon is stopping; connect again when it is back",
         EpitaphCode::Revoked => "an administrator ended this session",
         EpitaphCode::DeviceLost => "the GPU is gone",
+        EpitaphCode::Denied => "the policy admits nobody like this client",
         EpitaphCode::Malformed
         | EpitaphCode::TooLong
         | EpitaphCode::UnknownOpcode
@@ -332,10 +387,10 @@ fn asked(code: EpitaphCode) -> &'static str {
     }
 }
 
-/// Turns a connection away that there is no room for.
-pub(crate) fn turn_away(socket: OwnedFd) {
-    let text = asked(EpitaphCode::Full).to_owned();
-    farewell(socket, Some(Epitaph { code: EpitaphCode::Full, text }));
+/// Turns a connection away; `why` is added to the sentence.
+pub(crate) fn turn_away(socket: OwnedFd, code: EpitaphCode, why: &str) {
+    let text = format!("{} ({why})", asked(code));
+    farewell(socket, Some(Epitaph { code, text }));
 }
 
 /// Hangs up, after the epitaph if the socket takes it at once.
@@ -364,7 +419,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::peer::Peer;
+    use crate::identity::Credentials;
+    use crate::listeners::Origin;
 
     /// A device with a bug.
     struct Buggy;
@@ -394,10 +450,12 @@ mod tests {
         let capabilities = Capabilities::kaby_lake_gt3();
         let server = Arc::new(Server::new(Config::default(), Buggy, capabilities));
         let (ours, theirs) = tokio_seqpacket::UnixSeqpacket::pair().expect("sockets");
-        let peer = Peer::of(&ours).expect("credentials");
-        let entry = server.directory.enter(peer, 1, 1).expect("room");
-        let connection =
-            Connection::new(Arc::clone(&server), entry, Socket::new(ours).expect("room"));
+        let credentials = Credentials::of(&ours).expect("credentials");
+        let origin = Arc::new(Origin::named("main"));
+        let place = server.place(credentials, &origin).expect("room");
+        let identity = server.registrar.identify(&ours, credentials, origin).await;
+        let seat = server.enrol(identity, place).expect("the default class");
+        let connection = Connection::new(seat, Socket::new(ours).expect("room"));
         let task = tokio::spawn(connection.serve());
 
         let hello = Request::Hello(Hello {

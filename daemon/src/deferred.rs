@@ -68,18 +68,16 @@ fn at_once(reply: Reply<OwnedFd>) -> Result<Answer, Refusal> {
 impl<D: Device> Open<D> {
     pub(crate) fn buffer_wait(
         &mut self,
-        server: &Server<D>,
         now: Time,
         seq: u32,
         request: &BufferWait,
     ) -> Result<Answer, Refusal> {
         let session = &*self.session;
-        answer(waits(&mut self.waits, server).begin(now, seq, request, session))
+        answer(waits(&mut self.waits, self.waits_max).begin(now, seq, request, session))
     }
 
     pub(crate) fn buffer_set_domain(
         &mut self,
-        server: &Server<D>,
         now: Time,
         seq: u32,
         request: &BufferSetDomain,
@@ -89,12 +87,11 @@ impl<D: Device> Open<D> {
             return at_once(Reply::BufferSetDomain);
         };
         let (wait, access) = (Wait::SetDomain, (request.buffer, write));
-        answer(waits(&mut self.waits, server).begin_access(now, seq, wait, access, session))
+        answer(waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, session))
     }
 
     pub(crate) fn buffer_access(
         &mut self,
-        server: &Server<D>,
         now: Time,
         seq: u32,
         request: &BufferAccess,
@@ -104,7 +101,7 @@ impl<D: Device> Open<D> {
             return at_once(Reply::BufferAccess);
         };
         let (wait, access) = (Wait::Access, (request.buffer, write));
-        answer(waits(&mut self.waits, server).begin_access(now, seq, wait, access, session))
+        answer(waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, session))
     }
 
     pub(crate) fn syncobj_wait(
@@ -128,13 +125,13 @@ impl<D: Device> Open<D> {
         let wait = Wait::Syncobjs { count: objects.len(), all: asked.all };
         let terms = (wait, server.clock.moment(request.deadline_ns));
         let watch = |token| watch_syncobjs(session, &asked, token);
-        answer(waits(&mut self.waits, server).begin_syncobjs(now, seq, terms, session, watch))
+        let waits = waits(&mut self.waits, self.waits_max);
+        answer(waits.begin_syncobjs(now, seq, terms, session, watch))
     }
 
     /// Objects are looked up once: handles that are closed meanwhile do not matter.
     pub(crate) fn syncobj_transfer(
         &mut self,
-        server: &Server<D>,
         now: Time,
         seq: u32,
         request: &SyncobjTransfer,
@@ -159,7 +156,10 @@ impl<D: Device> Open<D> {
             }
         };
         let terms = (Wait::Transfer(Box::new(then)), Time(now.0.saturating_add(TRANSFER_NS)));
-        answer(waits(&mut self.waits, server).begin_syncobjs(now, seq, terms, &**session, watch))
+        answer(
+            waits(&mut self.waits, self.waits_max)
+                .begin_syncobjs(now, seq, terms, &**session, watch),
+        )
     }
 
     pub(crate) fn throttle(
@@ -172,11 +172,11 @@ impl<D: Device> Open<D> {
             return Err(Reason::DeviceWedged.into());
         }
         let session = &*self.session;
-        answer(waits(&mut self.waits, server).begin_throttle(now, seq, session))
+        answer(waits(&mut self.waits, self.waits_max).begin_throttle(now, seq, session))
     }
 }
 
 /// The session's waits; most clients never need them.
-fn waits<'a, D: Device>(waits: &'a mut Option<Box<Waits>>, server: &Server<D>) -> &'a mut Waits {
-    waits.get_or_insert_with(|| Box::new(Waits::new(server.config.session.pending_waits)))
+fn waits(waits: &mut Option<Box<Waits>>, limit: u32) -> &mut Waits {
+    waits.get_or_insert_with(|| Box::new(Waits::new(limit)))
 }

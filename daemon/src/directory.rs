@@ -1,17 +1,19 @@
 //! Every connection of the daemon, for STATUS, for limits and for stopping them all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
-use gpu_broker_core::{Session, Time};
+use gpu_broker_core::{InFlight, Session, Time};
 use gpu_broker_device::{Device, DeviceEvent, EventSink};
 use gpu_broker_protocol::{EpitaphCode, SessionId};
 
+use crate::classes::Class;
 use crate::clock::Clock;
 use crate::hands::{DeviceHands, SessionLog, outcome_of};
-use crate::peer::Peer;
+use crate::identity::Identity;
+use crate::limiter::Limiter;
 
 /// The rules' view of one session of this device.
 pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
@@ -19,7 +21,7 @@ pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
 /// One connection, as others than its own task reach it.
 pub(crate) struct Entry<D: Device> {
     pub(crate) log: Arc<SessionLog>,
-    pub(crate) peer: Peer,
+    pub(crate) identity: Identity,
     clock: Clock,
     named: OnceLock<Named<D>>,
     mail: Mutex<Mail>,
@@ -33,6 +35,8 @@ pub(crate) struct Named<D: Device> {
     pub(crate) since: Time,
     /// Weak, because the session's device file holds this entry as its event sink.
     pub(crate) session: Weak<SessionOf<D>>,
+    /// For completions after the session has ended.
+    pub(crate) in_flight: Arc<InFlight>,
 }
 
 /// A watch of the device that has fired.
@@ -115,9 +119,10 @@ impl<D: Device> EventSink for Entry<D> {
             DeviceEvent::Completed { tag, outcome } => {
                 let now = self.clock.now();
                 let outcome = outcome_of(&self.log, now, outcome);
-                let session = self.named.get().and_then(|named| named.session.upgrade());
-                if let Some(session) = session {
-                    session.handle_completion(now, tag, outcome);
+                let Some(named) = self.named.get() else { return };
+                match named.session.upgrade() {
+                    Some(session) => session.handle_completion(now, tag, outcome),
+                    None => named.in_flight.release(),
                 }
             }
             DeviceEvent::BufferIdle { token } => self.fired(Fired { token, first: 0 }),
@@ -132,8 +137,17 @@ impl<D: Device> EventSink for Entry<D> {
 /// All connections.
 pub(crate) struct Directory<D: Device> {
     entries: Mutex<BTreeMap<SessionId, Arc<Entry<D>>>>,
+    places: Mutex<Places>,
     clock: Clock,
     opened: AtomicU64,
+}
+
+/// Connections that have been let in, those whose identity is not known yet included.
+#[derive(Debug, Default)]
+struct Places {
+    all: u32,
+    /// Users with none have no entry.
+    by_uid: HashMap<u32, u32>,
 }
 
 /// Why a connection is turned away.
@@ -147,35 +161,60 @@ pub(crate) enum Full {
 
 impl<D: Device> Directory<D> {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { entries: Mutex::default(), clock, opened: AtomicU64::new(0) }
+        Self {
+            entries: Mutex::default(),
+            places: Mutex::default(),
+            clock,
+            opened: AtomicU64::new(0),
+        }
     }
 
-    /// Takes a connection in, unless there are `most` already, or `most_per_uid` of its user.
-    pub(crate) fn enter(
-        &self,
-        peer: Peer,
-        most: u32,
-        most_per_uid: u32,
-    ) -> Result<Arc<Entry<D>>, Full> {
-        let mut entries = self.entries();
-        let of_user = || entries.values().filter(|entry| entry.peer.uid == peer.uid).count();
-        if entries.len() >= most as usize {
+    /// A place for a connection, unless there are `most` already, or `most_per_uid` of its user.
+    /// To be given back by [`Self::give_place`].
+    pub(crate) fn take_place(&self, uid: u32, most: u32, most_per_uid: u32) -> Result<(), Full> {
+        let mut places = self.places();
+        if places.all >= most {
             return Err(Full::Sessions);
         }
-        if entries.len() >= most_per_uid as usize && of_user() >= most_per_uid as usize {
+        let of_user = places.by_uid.get(&uid).copied().unwrap_or(0);
+        if of_user >= most_per_uid {
             return Err(Full::SessionsOfUser);
         }
+        places.all = places.all.saturating_add(1);
+        places.by_uid.insert(uid, of_user.saturating_add(1));
+        Ok(())
+    }
+
+    pub(crate) fn give_place(&self, uid: u32) {
+        let mut places = self.places();
+        places.all = places.all.saturating_sub(1);
+        if let Some(of_user) = places.by_uid.get_mut(&uid) {
+            *of_user = of_user.saturating_sub(1);
+            if *of_user == 0 {
+                places.by_uid.remove(&uid);
+            }
+        }
+    }
+
+    /// Takes a connection in that has a place.
+    pub(crate) fn enter(&self, identity: Identity, class: Arc<Class>) -> Arc<Entry<D>> {
         let session = SessionId(self.opened.fetch_add(1, Ordering::Relaxed).saturating_add(1));
+        let log = SessionLog {
+            session,
+            class,
+            peer: identity.to_string().into(),
+            limiter: Limiter::default(),
+        };
         let entry = Arc::new(Entry {
-            log: Arc::new(SessionLog::new(session)),
-            peer,
+            log: Arc::new(log),
+            identity,
             clock: self.clock,
             named: OnceLock::new(),
             mail: Mutex::default(),
             posted: AtomicBool::new(false),
         });
-        entries.insert(session, Arc::clone(&entry));
-        Ok(entry)
+        self.entries().insert(session, Arc::clone(&entry));
+        entry
     }
 
     pub(crate) fn leave(&self, session: SessionId) {
@@ -184,7 +223,7 @@ impl<D: Device> Directory<D> {
 
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
-        self.entries().len()
+        self.places().all as usize
     }
 
     /// Connections ever.
@@ -192,9 +231,9 @@ impl<D: Device> Directory<D> {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// The connection with that number.
+    /// The connection with this number.
     pub(crate) fn get(&self, session: SessionId) -> Option<Arc<Entry<D>>> {
-        self.entries().get(&session).map(Arc::clone)
+        self.entries().get(&session).cloned()
     }
 
     /// The connections with a number above `after`, by number, as they are now.
@@ -213,5 +252,9 @@ impl<D: Device> Directory<D> {
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Entry<D>>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,21 +14,19 @@ use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{Reason, Refusal, SessionId};
 use smallvec::SmallVec;
 
+use crate::classes::{Class, count};
 use crate::clock::Clock;
-use crate::limiter::{Limiter, warn_limited};
+use crate::limiter::{Limiter, session_warn};
 use crate::throttle::Queued;
 
-/// The log of one session: its number, and how much it has said.
+/// What every line in the log about a session says, and how much was said.
 #[derive(Debug)]
 pub(crate) struct SessionLog {
     pub(crate) session: SessionId,
+    pub(crate) class: Arc<Class>,
+    /// Who the peer is, in words.
+    pub(crate) peer: Box<str>,
     pub(crate) limiter: Limiter,
-}
-
-impl SessionLog {
-    pub(crate) fn new(session: SessionId) -> Self {
-        Self { session, limiter: Limiter::default() }
-    }
 }
 
 /// One session's device.
@@ -82,10 +80,10 @@ pub(crate) fn outcome_of(log: &SessionLog, now: Time, outcome: device::Outcome) 
         device::Outcome::Completed => Outcome::Completed,
         device::Outcome::Cancelled => Outcome::Cancelled,
         device::Outcome::Guilty(fault) => {
-            warn_limited!(
-                log.limiter,
+            count(&log.class.counts.hangs);
+            session_warn!(
+                log,
                 now,
-                session = log.session,
                 "a batch died on engine {}:{} at {:#x}, {}: {}",
                 fault.engine.class,
                 fault.engine.instance,

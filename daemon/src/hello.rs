@@ -37,23 +37,29 @@ pub(crate) fn open<D: Device>(
     }
     let minor = negotiate(&hello)?;
     check_name(&hello.client_name)?;
-    let config = &server.config;
+    let config = server.config();
+    let class = &entry.log.class;
+    let capabilities = class.capabilities();
     let events: Arc<dyn EventSink> = Arc::clone(entry) as _;
-    let file = server.device.open(events, Weight::default()).map_err(|error| refusal_of(&error))?;
+    let file = server
+        .device
+        .open(events, Weight::new(class.weight()))
+        .map_err(|error| refusal_of(&error))?;
     let hands = DeviceHands::new(file, Arc::clone(&entry.log), server.clock);
     let session = Arc::new(Session::open(
         now,
         entry.id(),
         hands,
         Arc::clone(&server.registry),
-        Arc::clone(&server.capabilities),
-        entry.peer.privileges(&config.privileges),
+        Arc::clone(&capabilities),
+        Arc::clone(&class.account),
         config.session.for_core(),
     )?);
     entry.set_named(Named {
         client_name: hello.client_name.into(),
         since: now,
         session: Arc::downgrade(&session),
+        in_flight: session.in_flight(),
     });
     let reply = HelloReply {
         major: version::MAJOR,
@@ -61,9 +67,10 @@ pub(crate) fn open<D: Device>(
         features: hello.features & feature::ALL,
         session: entry.id(),
         limits: config.session.for_hello(),
-        device: device_info(&server.device.description()),
+        device: device_info(&server.device.description(), &capabilities),
     };
-    Ok((Open::new(session), reply))
+    server.opened(entry);
+    Ok((Open::new(session, capabilities, &config.session), reply))
 }
 
 fn negotiate(hello: &Hello) -> Result<u16, Refusal> {

@@ -12,7 +12,10 @@
 //! Start reading at [`main_with`], then `server`, `connection` and `requests`.
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod args;
+mod audit;
+mod classes;
 mod clock;
 pub mod config;
 mod connection;
@@ -23,11 +26,16 @@ mod fds;
 mod fences;
 mod hands;
 mod hello;
+mod histogram;
+mod identity;
 mod limiter;
+mod listeners;
 mod logging;
+mod metrics;
 mod packet;
-mod peer;
+pub mod policy;
 mod process;
+mod rate;
 mod requests;
 mod server;
 mod sharing;
@@ -45,8 +53,9 @@ use gpu_broker_core::Capabilities;
 use gpu_broker_device::soft::{self, SoftDevice};
 
 use args::Args;
-use config::Config;
+use config::{Config, ListenerConfig};
 pub use device::DeviceChoice;
+use listeners::{ADMIN, MAIN};
 use server::Server;
 use socket::{Listener, SocketError};
 
@@ -73,7 +82,7 @@ pub fn main_with(args: Args) -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    match run(config) {
+    match run(config, &args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::warn!("gpu-brokerd cannot run: {error}");
@@ -87,29 +96,53 @@ fn wrong_config(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+fn run(config: Config, args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     config.device.resolve()?;
     process::drop_privileges();
     process::raise_fd_limit();
     let listeners = listen(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // They look identities up, which comes in crowds.
+        .max_blocking_threads(identity::LOOKUPS_MAX)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()?;
     let device = SoftDevice::start(soft::Config::default())?;
     let server = Arc::new(Server::new(config, device, Capabilities::kaby_lake_gt3()));
-    let result = runtime.block_on(server.run(listeners));
+    let result = runtime.block_on(server.run(listeners, args));
+    // A look-up that hangs is not waited for.
+    runtime.shutdown_background();
     // Dropping the device would wait for batches, which may be endless; the process ends anyway.
     std::mem::forget(server);
     Ok(result?)
 }
 
-/// What systemd passed, or else the configured socket, or else the default one.
+/// What systemd passed, or else the configured socket, or else the default one; and the configured
+/// listeners beside it.
 fn listen(config: &Config) -> Result<Vec<Listener>, SocketError> {
-    let activated = socket::activated()?;
-    if !activated.is_empty() {
-        return Ok(activated);
+    let mut listeners = socket::activated()?;
+    if listeners.is_empty() {
+        let path = match &config.socket {
+            Some(path) => path.clone(),
+            None => socket::default_path(|name| std::env::var_os(name))?,
+        };
+        listeners.push(Listener::bind(MAIN, &path, config.socket_mode)?);
     }
-    let path = match &config.socket {
-        Some(path) => path.clone(),
-        None => socket::default_path(|name| std::env::var_os(name))?,
-    };
-    Ok(vec![Listener::bind(&path, config.socket_mode)?])
+    for ListenerConfig { name, socket, mode } in &config.listeners {
+        if !listeners.iter().any(|passed| passed.name == *name) {
+            listeners.push(Listener::bind(name, socket, *mode)?);
+        }
+    }
+    if let Some(path) = admin_socket(config)
+        && !listeners.iter().any(|passed| passed.name == ADMIN)
+    {
+        listeners.push(Listener::bind(ADMIN, &path, config.admin.mode)?);
+    }
+    Ok(listeners)
+}
+
+/// Where administrators are listened to, if they are.
+fn admin_socket(config: &Config) -> Option<std::path::PathBuf> {
+    let default = || socket::in_runtime_directory(|name| std::env::var_os(name), "admin.sock");
+    config.admin.socket.clone().or_else(default)
 }

@@ -32,6 +32,11 @@ pub(crate) enum Verdict {
 }
 
 impl Limiter {
+    /// Whether one more line passes.
+    pub(crate) fn passes(&self, now: Time) -> bool {
+        self.judge(now) != Verdict::Drop
+    }
+
     pub(crate) fn judge(&self, now: Time) -> Verdict {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.0.saturating_sub(window.start) >= WINDOW_NS {
@@ -46,22 +51,58 @@ impl Limiter {
     }
 }
 
-/// Logs at `warn`, with the session, unless the limiter says no.
+/// Logs at `warn` what belongs to no session, unless the limiter says no.
 macro_rules! warn_limited {
-    ($limiter:expr, $now:expr, session = $session:expr, $($message:tt)+) => {
+    ($limiter:expr, $now:expr, $($message:tt)+) => {
+        $crate::limiter::limited!($limiter, $now, (target: "gpu_brokerd", ), $($message)+)
+    };
+}
+
+/// The same with fields, for a target.
+macro_rules! limited {
+    ($limiter:expr, $now:expr, (target: $target:expr, $($fields:tt)*), $($message:tt)+) => {
         match $limiter.judge($now) {
             $crate::limiter::Verdict::Log => {
-                tracing::warn!(session = %$session, $($message)+);
+                tracing::warn!(target: $target, $($fields)* $($message)+);
             }
             $crate::limiter::Verdict::LogAsLast => {
-                tracing::warn!(session = %$session, $($message)+);
-                tracing::warn!(session = %$session, "more warnings of this kind are left out for some seconds");
+                tracing::warn!(target: $target, $($fields)* $($message)+);
+                tracing::warn!(
+                    target: $target, $($fields)* "more lines of this kind are left out for some seconds"
+                );
             }
             $crate::limiter::Verdict::Drop => {}
         }
     };
 }
-pub(crate) use warn_limited;
+
+/// Logs at `warn` what belongs to a session, with its number, class and peer, unless its limiter
+/// says no.
+macro_rules! session_warn {
+    ($log:expr, $now:expr, $($message:tt)+) => {{
+        let log = &$log;
+        $crate::limiter::limited!(
+            log.limiter,
+            $now,
+            (
+                target: "gpu_brokerd",
+                session = %log.session, class = log.class.name(), peer = &*log.peer,
+            ),
+            $($message)+
+        )
+    }};
+}
+
+/// Logs at `error` a bug of ours that hit a session.
+macro_rules! session_error {
+    ($log:expr, $($message:tt)+) => {{
+        let log = &$log;
+        tracing::error!(
+            session = %log.session, class = log.class.name(), peer = &*log.peer, $($message)+
+        )
+    }};
+}
+pub(crate) use {limited, session_error, session_warn, warn_limited};
 
 #[cfg(test)]
 mod tests {

@@ -4,15 +4,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use gpu_broker_core::Time;
+use gpu_broker_core::{Capabilities, Time};
 use gpu_broker_device::{Device, DeviceError, DeviceFile};
 use gpu_broker_protocol::codec::MapFds as _;
 use gpu_broker_protocol::execbuf::{Execbuf, flag};
 use gpu_broker_protocol::limits::RELOCATIONS_PER_EXECBUF_MAX;
-use gpu_broker_protocol::message::{BufferOf, Busy, ExecbufReply, Ping};
+use gpu_broker_protocol::message::{BufferOf, Busy, DeviceInfo, ExecbufReply, Ping};
 use gpu_broker_protocol::{Header, Opcode, Reason, Refusal, Reply, Request, Violation};
 
+use crate::admin;
 use crate::clock::Clock;
+use crate::config::SessionConfig;
 use crate::directory::{Entry, Fired, SessionOf};
 use crate::fences::FenceBook;
 use crate::hands::refusal_of;
@@ -27,6 +29,11 @@ pub(crate) struct Open<D: Device> {
     pub(crate) fences: FenceBook<D::File>,
     /// Most clients never wait.
     pub(crate) waits: Option<Box<Waits>>,
+    /// The device as this session sees it.
+    pub(crate) capabilities: Arc<Capabilities>,
+    /// As HELLO told it.
+    pub(crate) fences_max: u32,
+    pub(crate) waits_max: u32,
 }
 
 /// The answer to a request that was not refused.
@@ -58,8 +65,19 @@ impl From<Violation> for Fault {
 }
 
 impl<D: Device> Open<D> {
-    pub(crate) fn new(session: Arc<SessionOf<D>>) -> Self {
-        Self { session, fences: FenceBook::default(), waits: None }
+    pub(crate) fn new(
+        session: Arc<SessionOf<D>>,
+        capabilities: Arc<Capabilities>,
+        limits: &SessionConfig,
+    ) -> Self {
+        Self {
+            session,
+            fences: FenceBook::default(),
+            waits: None,
+            capabilities,
+            fences_max: limits.fences,
+            waits_max: limits.pending_waits,
+        }
     }
 
     /// The next wait that has ended.
@@ -79,12 +97,13 @@ impl<D: Device> Open<D> {
         }
     }
 
-    /// The client is gone: nothing of it is waited for or kept.
-    pub(crate) fn close(&mut self) {
+    /// The client is gone: nothing of it is waited for or kept. `revoked`: its work ends at once,
+    /// otherwise that of persistent contexts goes on.
+    pub(crate) fn close(&mut self, revoked: bool) {
         if let Some(waits) = &mut self.waits {
             waits.cancel(&*self.session);
         }
-        self.session.close();
+        if revoked { self.session.revoke() } else { self.session.close() }
     }
 
     /// Does what one message asks.
@@ -106,7 +125,7 @@ impl<D: Device> Open<D> {
             if fds.len() != request.fd_count() {
                 return Err(Violation::FdCount.into());
             }
-            let reply = self.execbuf(server, now, &request, fds)?;
+            let reply = self.execbuf(now, &request, fds)?;
             return Ok(Answer::Now(Reply::Execbuf(reply)));
         }
         let request = Request::decode(header.opcode, body)?;
@@ -135,9 +154,14 @@ impl<D: Device> Open<D> {
             Q::Hello(_) => return Err(Violation::HelloRepeated.into()),
             // The only fd of the message, if there is one: it goes back as it came.
             Q::Ping(b) => R::Ping(Ping { payload: b.payload, fd: b.fd.and_then(|_| fds.pop()) }),
-            Q::DeviceQuery => R::DeviceQuery(status::device_info(&server.device.description())),
-            Q::Status(b) => R::Status(status::page(server, entry.peer, now, &b)),
+            Q::DeviceQuery => R::DeviceQuery(self.device_info(server)),
+            Q::Status(b) => R::Status(status::page(server, entry, now, &b)),
             Q::Usage(b) => R::Usage(status::usage(server, entry, &b)?),
+            Q::Identity(b) => R::Identity(status::identity_for(server, entry, &b)?),
+            Q::AdminDrain(b) => R::AdminDrain(admin::drain(server, entry, b)?),
+            Q::AdminRevoke(b) => done(admin::revoke(server, entry, b), R::AdminRevoke)?,
+            Q::AdminLimit(b) => R::AdminLimit(admin::limit(server, entry, &b)?),
+            Q::AdminClasses => R::AdminClasses(admin::classes(server, entry)?),
             Q::GetParam(b) => R::GetParam(s.get_param(&b)?),
             Q::Query(b) => R::Query(s.query(&b)?),
             Q::GetAperture => R::GetAperture(s.aperture()),
@@ -154,9 +178,9 @@ impl<D: Device> Open<D> {
             Q::BufferMap(b) => R::BufferMap(self.buffer_map(&b)?),
             Q::BufferClose(b) => done(self.buffer_close(&b), R::BufferClose)?,
             Q::BufferBusy(b) => R::BufferBusy(self.buffer_busy(&b)?),
-            Q::BufferWait(b) => return Ok(self.buffer_wait(server, now, seq, &b)?),
-            Q::BufferSetDomain(b) => return Ok(self.buffer_set_domain(server, now, seq, &b)?),
-            Q::BufferAccess(b) => return Ok(self.buffer_access(server, now, seq, &b)?),
+            Q::BufferWait(b) => return Ok(self.buffer_wait(now, seq, &b)?),
+            Q::BufferSetDomain(b) => return Ok(self.buffer_set_domain(now, seq, &b)?),
+            Q::BufferAccess(b) => return Ok(self.buffer_access(now, seq, &b)?),
             Q::BufferSetCaching(b) => done(s.buffer_set_caching(&b), R::BufferSetCaching)?,
             Q::BufferGetCaching(b) => R::BufferGetCaching(s.buffer_get_caching(b.buffer)?),
             Q::BufferSetTiling(b) => R::BufferSetTiling(s.buffer_set_tiling(&b)?),
@@ -168,7 +192,7 @@ impl<D: Device> Open<D> {
                 return Err(Refusal::new(Reason::UserptrUnsupported).into());
             }
             Q::FenceStatus(b) => R::FenceStatus(self.fence_status(&b, fds)?),
-            Q::FenceMerge(b) => R::FenceMerge(self.fence_merge(server, &b, fds)?),
+            Q::FenceMerge(b) => R::FenceMerge(self.fence_merge(&b, fds)?),
             Q::SyncobjCreate(b) => R::SyncobjCreate(s.syncobj_create(&b)?),
             Q::SyncobjDestroy(b) => done(s.syncobj_destroy(&b), R::SyncobjDestroy)?,
             Q::SyncobjReset(b) => done(s.syncobj_reset(&b), R::SyncobjReset)?,
@@ -178,15 +202,14 @@ impl<D: Device> Open<D> {
                 done(s.syncobj_timeline_signal(&b), R::SyncobjTimelineSignal)?
             }
             Q::SyncobjQuery(b) => R::SyncobjQuery(s.syncobj_query(&b)?),
-            Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(server, now, seq, &b)?),
-            Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(server, &b)?),
+            Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(now, seq, &b)?),
+            Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(&b)?),
             Q::SyncobjImport(b) => R::SyncobjImport(self.syncobj_import(&b, fds)?),
         }))
     }
 
     fn execbuf(
         &mut self,
-        server: &Server<D>,
         now: Time,
         request: &Execbuf<'_>,
         fds: &mut Fds,
@@ -210,7 +233,7 @@ impl<D: Device> Open<D> {
         // A fence of ours closes at once.
         fds.clear();
         if request.head.flags & flag::FENCE_OUT != 0 {
-            self.fences.reserve(file, server.config.session.fences)?;
+            self.fences.reserve(file, self.fences_max)?;
         }
         let executed = self.session.execbuf(now, request, fence)?;
         let fence = match executed.fence {
@@ -222,6 +245,10 @@ impl<D: Device> Open<D> {
             }
         };
         Ok(ExecbufReply { offsets: executed.offsets, fence })
+    }
+
+    fn device_info(&self, server: &Server<D>) -> DeviceInfo {
+        status::device_info(&server.device.description(), &self.capabilities)
     }
 
     fn buffer_close(&mut self, request: &BufferOf) -> Result<(), Refusal> {

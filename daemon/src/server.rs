@@ -1,24 +1,28 @@
 //! What all connections share, and the life of the daemon from READY to its last session.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use gpu_broker_core::{Capabilities, Registry};
+use gpu_broker_core::{Capabilities, Registry, Resource};
 use gpu_broker_device::Device;
-use gpu_broker_protocol::{Epitaph, EpitaphCode};
+use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
+use crate::args::Args;
+use crate::audit;
+use crate::classes::{Class, Classes, count};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::connection::{self, Connection};
-use crate::directory::{Directory, Entry};
+use crate::connection::{self, Connection, Place, Seat};
+use crate::directory::{Directory, Entry, Full};
 use crate::hands::DeviceHands;
-use crate::limiter::{Limiter, warn_limited};
+use crate::identity::{Credentials, Identity, Registrar, is_operator};
+use crate::limiter::{Limiter, session_warn, warn_limited};
+use crate::listeners::{Listeners, Origin, Taken};
+use crate::metrics::{self, Door};
 use crate::packet::Socket;
-use crate::peer::Peer;
 use crate::socket::Listener;
 use crate::systemd;
 
@@ -29,34 +33,57 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// How often to look whether the last session has ended.
 const STOP_RHYTHM: Duration = Duration::from_millis(2);
 
+/// Administrators' connections, beside as many as there may be of clients.
+const ADMINS_MAX: u32 = 16;
+
 /// What all connections share.
 pub(crate) struct Server<D: Device> {
-    pub(crate) config: Config,
+    config: RwLock<Arc<Config>>,
     pub(crate) device: D,
-    pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) registry: Arc<Registry<DeviceHands<D::File>>>,
     pub(crate) directory: Directory<D>,
+    pub(crate) classes: Classes,
+    pub(crate) listeners: Listeners,
+    pub(crate) registrar: Registrar,
     pub(crate) clock: Clock,
     /// For peers that come back with a new session after each fault.
     limiter: Limiter,
+    /// Nobody new is let in.
+    draining: AtomicBool,
     refusals: AtomicU64,
     violations: AtomicU64,
+}
+
+/// Why a connection gets no session.
+#[derive(Debug)]
+pub(crate) struct TurnedAway {
+    code: EpitaphCode,
+    why: String,
 }
 
 impl<D: Device> Server<D> {
     pub(crate) fn new(config: Config, device: D, capabilities: Capabilities) -> Self {
         let clock = Clock::start();
+        let classes = Classes::new(&config.policy, Arc::new(capabilities));
         Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
             device,
-            capabilities: Arc::new(capabilities),
             registry: Arc::new(Registry::new()),
             directory: Directory::new(clock),
+            classes,
+            listeners: Listeners::default(),
+            registrar: Registrar::new(),
             clock,
             limiter: Limiter::default(),
+            draining: AtomicBool::new(false),
             refusals: AtomicU64::new(0),
             violations: AtomicU64::new(0),
         }
+    }
+
+    /// The configuration as it is now.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn refusals(&self) -> u64 {
@@ -67,83 +94,162 @@ impl<D: Device> Server<D> {
         self.violations.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_refusal(&self) {
-        self.refusals.fetch_add(1, Ordering::Relaxed);
+    /// Whether nobody new is let in.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Lets nobody new in, or lets them in again.
+    pub(crate) fn set_draining(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+    }
+
+    /// A session has said HELLO.
+    pub(crate) fn opened(&self, entry: &Entry<D>) {
+        count(&entry.log.class.counts.sessions);
+    }
+
+    /// Counts and logs a request that was refused.
+    pub(crate) fn refused(&self, entry: &Entry<D>, opcode: u16, refusal: &Refusal) {
+        count(&self.refusals);
+        entry.log.class.counts.refused(refusal.reason.name());
+        tracing::debug!(session = %entry.id(), class = entry.log.class.name(), opcode, %refusal);
+        audit::refused(&entry.log, self.clock.now(), opcode, refusal);
     }
 
     /// Counts and logs a breach of the protocol.
     pub(crate) fn report_violation(&self, entry: &Entry<D>, epitaph: &Epitaph) {
-        self.violations.fetch_add(1, Ordering::Relaxed);
-        let Peer { uid, pid, .. } = entry.peer;
+        count(&self.violations);
+        count(&entry.log.class.counts.violations);
         let name = entry.named().map_or("", |named| &named.client_name);
-        warn_limited!(
-            self.limiter,
-            self.clock.now(),
-            session = entry.id(),
-            "a client broke the protocol and was cut off: {} (uid {uid}, pid {pid}, \"{name}\")",
-            epitaph.text
-        );
+        let Credentials { uid, pid, .. } = entry.identity.credentials;
+        // Of all sessions together: a client comes back with a new one after each fault.
+        if self.limiter.passes(self.clock.now()) {
+            session_warn!(
+                entry.log,
+                self.clock.now(),
+                "a client broke the protocol and was cut off: {} (uid {uid}, pid {pid}, \"{name}\")",
+                epitaph.text
+            );
+        }
     }
 
-    /// Serves until SIGTERM or SIGINT, then ends every session.
+    /// Serves until SIGTERM or SIGINT, then ends every session. SIGHUP reads the configuration
+    /// again, as `args` name it.
     ///
     /// # Errors
     /// Of the system, while starting.
-    pub(crate) async fn run(self: &Arc<Self>, listeners: Vec<Listener>) -> std::io::Result<()> {
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        listeners: Vec<Listener>,
+        args: &Args,
+    ) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut accepting = JoinSet::new();
-        let mut files = Vec::new();
+        let mut hangup = signal(SignalKind::hangup())?;
         for listener in listeners {
-            let name = listener.name();
-            let (fd, file) = listener.into_parts();
-            let socket = UnixSeqpacketListener::try_from(fd)?;
-            tracing::info!("listening on {name}");
-            accepting.spawn(Arc::clone(self).accept(socket));
-            files.push(file);
+            let origin = Origin::named(&listener.name);
+            self.listen(listener, origin)?;
         }
+        let metrics = self.config().metrics.as_ref().map(Door::open).transpose();
+        let metrics =
+            metrics.map_err(|error| std::io::Error::other(format!("metrics: {error}")))?;
+        let metrics = async {
+            match metrics {
+                Some(door) => metrics::serve(Arc::clone(self), door).await,
+                None => std::future::pending().await,
+            }
+        };
         systemd::ready();
+        let reload = async {
+            while hangup.recv().await.is_some() {
+                systemd::reloading();
+                self.reload(args);
+                systemd::ready();
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = systemd::feed_watchdog() => {}
+            () = reload => {}
+            () = metrics => {}
         }
         systemd::stopping();
-        accepting.shutdown().await;
-        drop(files);
+        self.listeners.clear();
         self.stop().await;
         Ok(())
+    }
+
+    /// Accepts connections on one more socket.
+    ///
+    /// # Errors
+    /// Of the system, or the name is taken.
+    pub(crate) fn listen(
+        self: &Arc<Self>,
+        listener: Listener,
+        origin: Origin,
+    ) -> std::io::Result<()> {
+        let taken = |taken: Taken| std::io::Error::other(format!("\"{}\": {taken}", origin.name));
+        self.listeners.check(&origin.name).map_err(taken)?;
+        let place = listener.place();
+        let (fd, file) = listener.into_parts();
+        let socket = UnixSeqpacketListener::try_from(fd)?;
+        let name = origin.name.clone();
+        tracing::info!("listening on {place} as \"{name}\"");
+        let task = tokio::spawn(Arc::clone(self).accept(socket, Arc::new(origin)));
+        self.listeners.add(&name, task.abort_handle(), file);
+        Ok(())
+    }
+
+    /// Reads the configuration again. What is wrong changes nothing; sockets, device and log stay
+    /// what they are.
+    fn reload(&self, args: &Args) {
+        let config = match Config::load(args) {
+            Ok(config) => Arc::new(config),
+            Err(error) => {
+                tracing::warn!("the configuration stays what it was: {error}");
+                return;
+            }
+        };
+        self.classes.apply(&config.policy);
+        let limits = config.session.for_core();
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        for entry in self.directory.after(gpu_broker_protocol::SessionId(0)) {
+            if let Some(session) = entry.named().and_then(|named| named.session.upgrade()) {
+                session.set_limits(limits);
+            }
+        }
+        tracing::info!("the configuration was read again");
     }
 
     /// Ends every session and waits for them, but not for ever.
     async fn stop(&self) {
         let sessions = self.directory.len();
         tracing::info!("stopping with {sessions} sessions open");
-        self.directory.end_all(EpitaphCode::ShuttingDown);
+        self.draining.store(true, Ordering::Relaxed);
         let gone = async {
             while self.directory.len() > 0 {
+                // Again and again: an identity that was looked up becomes a session only now.
+                self.directory.end_all(EpitaphCode::ShuttingDown);
                 tokio::time::sleep(STOP_RHYTHM).await;
             }
         };
-        let limit = Duration::from_millis(self.config.daemon.stop_timeout_ms);
+        let limit = Duration::from_millis(self.config().daemon.stop_timeout_ms);
         if tokio::time::timeout(limit, gone).await.is_err() {
             tracing::warn!("{} sessions did not end in time", self.directory.len());
         }
     }
 
-    /// Accepts connections for as long as the daemon does.
-    async fn accept(self: Arc<Self>, mut listener: UnixSeqpacketListener) {
+    /// Accepts connections for as long as the listener is there.
+    async fn accept(self: Arc<Self>, mut listener: UnixSeqpacketListener, origin: Arc<Origin>) {
         loop {
             // The polling form, for the same reason as in `packet::poll_receive`.
             match std::future::poll_fn(|cx| listener.poll_accept(cx)).await {
-                Ok(socket) => self.admit(socket),
+                Ok(socket) => self.admit(socket, &origin),
                 Err(error) => {
-                    warn_limited!(
-                        self.limiter,
-                        self.clock.now(),
-                        session = "none",
-                        "cannot accept a connection: {error}"
-                    );
+                    let now = self.clock.now();
+                    warn_limited!(self.limiter, now, "cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -151,39 +257,135 @@ impl<D: Device> Server<D> {
     }
 
     /// Gives a connection its task, if there is room.
-    fn admit(self: &Arc<Self>, socket: UnixSeqpacket) {
-        let peer = match Peer::of(&socket) {
-            Ok(peer) => peer,
+    fn admit(self: &Arc<Self>, socket: UnixSeqpacket, origin: &Arc<Origin>) {
+        let credentials = match Credentials::of(&socket) {
+            Ok(credentials) => credentials,
             Err(error) => {
                 tracing::error!(%error, "a connection has no credentials");
                 return;
             }
         };
-        let socket = match Socket::new(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::error!(%error, "a connection cannot be watched");
-                return;
+        match self.place(credentials, origin) {
+            Ok(place) => {
+                let (server, origin) = (Arc::clone(self), Arc::clone(origin));
+                tokio::spawn(async move {
+                    // In a box: most of a connection's life it is not needed.
+                    let seated = Box::pin(server.receive(socket, credentials, origin, place)).await;
+                    if let Some(connection) = seated {
+                        connection.serve().await;
+                    }
+                });
             }
-        };
-        let limits = &self.config.daemon;
-        match self.directory.enter(peer, limits.sessions, limits.sessions_per_uid) {
-            Ok(entry) => {
-                let connection = Connection::new(Arc::clone(self), entry, socket);
-                tokio::spawn(connection.serve());
-            }
-            Err(full) => {
-                let uid = peer.uid;
-                warn_limited!(
-                    self.limiter,
-                    self.clock.now(),
-                    session = "none",
-                    "a client of uid {uid} was turned away: {full}"
-                );
-                if let Some(socket) = socket.into_fd() {
-                    connection::turn_away(socket);
-                }
+            Err(TurnedAway { code, why }) => {
+                let uid = credentials.uid;
+                let now = self.clock.now();
+                audit::turned_away(&self.limiter, now, &format_args!("uid={uid}"), &why);
+                connection::turn_away(socket.into(), code, &why);
             }
         }
+    }
+
+    /// A place for one more connection of a user.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        Credentials { uid, gid, .. }: Credentials,
+        origin: &Origin,
+    ) -> Result<Place<D>, TurnedAway> {
+        let config = self.config();
+        let limits = &config.daemon;
+        if origin.admin {
+            let listed = config.admin.uids.contains(&uid) || config.admin.gids.contains(&gid);
+            if !listed && !is_operator(uid) {
+                let why = format!("uid {uid} is no administrator: admin.uids, admin.gids");
+                return Err(TurnedAway { code: EpitaphCode::Denied, why });
+            }
+            // Beside the clients' places, or a full daemon could not be helped.
+            let most = limits.sessions.saturating_add(ADMINS_MAX);
+            return self.take(uid, most, most);
+        }
+        if self.is_draining() {
+            let why = "it lets nobody in at the moment".to_owned();
+            return Err(TurnedAway { code: EpitaphCode::ShuttingDown, why });
+        }
+        self.take(uid, limits.sessions, limits.sessions_per_uid)
+    }
+
+    fn take(self: &Arc<Self>, uid: u32, most: u32, of_user: u32) -> Result<Place<D>, TurnedAway> {
+        let taken = self.directory.take_place(uid, most, of_user);
+        taken
+            .map_err(|full: Full| TurnedAway { code: EpitaphCode::Full, why: full.to_string() })?;
+        Ok(Place { server: Arc::clone(self), uid })
+    }
+
+    /// Finds out who connected, and whether the policy admits it.
+    async fn receive(
+        self: Arc<Self>,
+        socket: UnixSeqpacket,
+        credentials: Credentials,
+        origin: Arc<Origin>,
+        place: Place<D>,
+    ) -> Option<Connection<D>> {
+        let identity = self.registrar.identify(&socket, credentials, origin).await;
+        let seat = match self.enrol(identity, place) {
+            Ok(seat) => seat,
+            Err(TurnedAway { code, why }) => {
+                connection::turn_away(socket.into(), code, &why);
+                return None;
+            }
+        };
+        match Socket::new(socket) {
+            Ok(socket) => Some(Connection::new(seat, socket)),
+            Err(error) => {
+                tracing::error!(%error, "a connection cannot be watched");
+                None
+            }
+        }
+    }
+
+    /// Puts a peer into its class.
+    pub(crate) fn enrol(
+        self: &Arc<Self>,
+        identity: Identity,
+        place: Place<D>,
+    ) -> Result<Seat<D>, TurnedAway> {
+        let now = self.clock.now();
+        let (class, denied) = self.class_of(&identity);
+        let Some(class) = class else {
+            let why = denied.unwrap_or_default();
+            audit::turned_away(&self.limiter, now, &identity, &why);
+            return Err(TurnedAway { code: EpitaphCode::Denied, why });
+        };
+        let refuse = |code, why: String| {
+            audit::denied(&class, now, &identity, &why);
+            Err(TurnedAway { code, why })
+        };
+        if let Some(why) = denied {
+            return refuse(EpitaphCode::Denied, why);
+        }
+        let charge = u64::from(!identity.origin.admin);
+        match class.account.hold(Resource::Sessions, charge) {
+            Ok(charge) => {
+                let entry = self.directory.enter(identity, class);
+                Ok(Seat { server: Arc::clone(self), entry, _place: place, _charge: charge })
+            }
+            Err(refusal) => refuse(EpitaphCode::Full, refusal.sentence()),
+        }
+    }
+
+    /// The peer's class, and why it is not admitted if it is not.
+    fn class_of(&self, identity: &Identity) -> (Option<Arc<Class>>, Option<String>) {
+        let config = self.config();
+        let decision = match &identity.origin.class {
+            None => config.policy.decide(&identity.subject()),
+            Some(name) => match config.policy.class(name) {
+                Some(class) => {
+                    class.decision(format!("listener \"{}\"", identity.origin.name), Vec::new())
+                }
+                None => {
+                    return (None, Some(format!("the listener's class \"{name}\" is gone")));
+                }
+            },
+        };
+        (self.classes.get(&decision.class), decision.denied)
     }
 }

@@ -17,7 +17,6 @@ use gpu_broker_protocol::{Refusal, Violation};
 use crate::hands::refusal_of;
 use crate::packet::Fds;
 use crate::requests::{Fault, Open};
-use crate::server::Server;
 
 impl<D: Device> Open<D> {
     /// An fd to map the buffer with.
@@ -57,7 +56,6 @@ impl<D: Device> Open<D> {
     /// SYNCOBJ_HANDLE_TO_FD: the object itself, or a fence of it.
     pub(crate) fn syncobj_export(
         &mut self,
-        server: &Server<D>,
         request: &SyncobjExport,
     ) -> Result<SyncobjExported<OwnedFd>, Refusal> {
         let exported = self.session.syncobj_export(request)?;
@@ -65,7 +63,7 @@ impl<D: Device> Open<D> {
         let fd = match exported {
             Exported::Object(object) => file.export_syncobj(&object),
             Exported::Fence(fence) => {
-                self.fences.reserve(file, server.config.session.fences)?;
+                self.fences.reserve(file, self.fences_max)?;
                 let fd = file.export_fence(&fence);
                 if fd.is_ok() {
                     self.fences.record(file, fence);
@@ -114,7 +112,6 @@ impl<D: Device> Open<D> {
 
     pub(crate) fn fence_merge(
         &mut self,
-        server: &Server<D>,
         merge: &FenceMerge<usize>,
         fds: &mut Fds,
     ) -> Result<Fence<OwnedFd>, Fault> {
@@ -122,7 +119,7 @@ impl<D: Device> Open<D> {
         let second = self.fence(fds, merge.second)?;
         fds.clear();
         let file = &self.session.hands().file;
-        self.fences.reserve(file, server.config.session.fences)?;
+        self.fences.reserve(file, self.fences_max)?;
         let merged = file.merge_fences(&first, &second);
         let fd = file.export_fence(&merged).map_err(|error| refusal_of(&error))?;
         self.fences.record(file, merged);

@@ -9,6 +9,9 @@ use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::listeners::MAIN;
+use crate::policy::file::is_name;
+
 /// File name of the socket in whatever directory it goes to.
 const FILE_NAME: &str = "gpu-broker.sock";
 
@@ -38,8 +41,8 @@ pub enum SocketError {
     NotASocket(PathBuf),
     /// systemd passed something else than a listening SEQPACKET socket.
     #[error(
-        "systemd passed a file descriptor that is no listening sequential-packet socket ({0}); \
-         the socket unit must use ListenSequentialPacket="
+        "a file descriptor that was passed is no listening sequential-packet socket ({0}); \
+         a socket unit must use ListenSequentialPacket="
     )]
     Activation(String),
     /// The system said no.
@@ -57,6 +60,8 @@ pub enum SocketError {
 /// A socket that listens, and what must be cleaned up after it.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    /// What policy calls it.
+    pub(crate) name: String,
     fd: OwnedFd,
     /// Only for sockets made here: systemd removes its own.
     file: Option<SocketFile>,
@@ -73,6 +78,9 @@ pub(crate) struct SocketFile {
 
 /// The sockets systemd passed (sd_listen_fds(3)); none if it passed none.
 pub(crate) fn activated() -> Result<Vec<Listener>, SocketError> {
+    // Read before the crate takes the variables away.
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
     let mut passed = ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..passed.len() {
@@ -81,58 +89,74 @@ pub(crate) fn activated() -> Result<Vec<Listener>, SocketError> {
         let fd = passed
             .take_custom::<OwnedFd>(index, family, kind, "unix sequential-packet socket")
             .map_err(|error| SocketError::Activation(error.to_string()))?;
+        let name = activated_name(names.next().unwrap_or_default());
         let Some(fd) = fd else { continue };
-        if !rustix::net::sockopt::socket_acceptconn(&fd).unwrap_or(false) {
-            return Err(SocketError::Activation("it does not listen".to_owned()));
-        }
-        rustix::io::ioctl_fionbio(&fd, true).map_err(|error| {
-            SocketError::Activation(format!("it cannot be made non-blocking: {error}"))
-        })?;
-        listeners.push(Listener { fd, file: None });
+        listeners.push(Listener::over(name, fd)?);
     }
     Ok(listeners)
+}
+
+/// FileDescriptorName= if the unit has one that is a name to us; without it systemd passes the name
+/// of the socket unit.
+fn activated_name(name: &str) -> String {
+    if is_name(name) && !name.ends_with(".socket") && name != "unknown" {
+        name.to_owned()
+    } else {
+        MAIN.to_owned()
+    }
+}
+
+/// A file of systemd's runtime directory, if it gave us one.
+pub(crate) fn in_runtime_directory(
+    variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    file: &str,
+) -> Option<PathBuf> {
+    let list = variable("RUNTIME_DIRECTORY")?;
+    // systemd lists every RuntimeDirectory=, with colons between.
+    let first = list.as_bytes().split(|byte| *byte == b':').next()?;
+    let directory = PathBuf::from(std::ffi::OsStr::from_bytes(first));
+    directory.is_absolute().then(|| directory.join(file))
 }
 
 /// Where the socket goes unless somebody says otherwise.
 pub(crate) fn default_path(
     variable: impl Fn(&str) -> Option<std::ffi::OsString>,
 ) -> Result<PathBuf, SocketError> {
-    let under_systemd = variable("RUNTIME_DIRECTORY").and_then(|list| {
-        // systemd lists every RuntimeDirectory=, with colons between.
-        let first = list.as_bytes().split(|byte| *byte == b':').next()?;
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(first)))
-    });
-    under_systemd
-        .or_else(|| variable("XDG_RUNTIME_DIR").map(PathBuf::from))
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(FILE_NAME))
-        .ok_or(SocketError::NoPlace)
+    let of_user = || {
+        let directory = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+        Some(directory.filter(|directory| directory.is_absolute())?.join(FILE_NAME))
+    };
+    in_runtime_directory(&variable, FILE_NAME).or_else(of_user).ok_or(SocketError::NoPlace)
 }
 
 impl Listener {
     /// Listens at `path` with the permission bits `mode`, in place of a socket that a dead daemon
     /// left there. A lock file beside it decides between daemons that start at the same time.
-    pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
-        check_directory(path)?;
-        let lock = lock(path)?;
-        clear_place(path)?;
-        let fail = |doing| move |error: Errno| os(doing, path, error);
-        let fd = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .map_err(fail("make a socket for"))?;
-        let address = SocketAddrUnix::new(path).map_err(fail("use the path"))?;
-        rustix::net::bind(&fd, &address).map_err(fail("bind the socket to"))?;
-        let inode = inode_of(path).map_err(fail("look at"))?;
-        let file = SocketFile { path: path.to_owned(), inode, lock };
-        // Nobody can connect before `listen`, so nobody gets in under the old mode.
-        rustix::fs::chmod(path, Mode::from_raw_mode(mode))
-            .map_err(fail("set the permissions of"))?;
-        rustix::net::listen(&fd, BACKLOG).map_err(fail("listen on"))?;
-        Ok(Self { fd, file: Some(file) })
+    pub(crate) fn bind(name: &str, path: &Path, mode: u32) -> Result<Self, SocketError> {
+        let (fd, file) = bind_at(path, mode, SocketType::SEQPACKET)?;
+        Ok(Self { name: name.to_owned(), fd, file: Some(file) })
+    }
+
+    /// A socket that somebody else made.
+    ///
+    /// # Errors
+    /// It is not a listening sequential-packet socket.
+    pub(crate) fn over(name: String, fd: OwnedFd) -> Result<Self, SocketError> {
+        let refuse = |why: &str| Err(SocketError::Activation(why.to_owned()));
+        let sockopt = |fits: rustix::io::Result<bool>| fits.unwrap_or(false);
+        use rustix::net::sockopt;
+        if !sockopt(sockopt::socket_type(&fd).map(|kind| kind == SocketType::SEQPACKET))
+            || !sockopt(sockopt::socket_domain(&fd).map(|family| family == AddressFamily::UNIX))
+        {
+            return refuse("it is no Unix socket of that type");
+        }
+        if !sockopt(sockopt::socket_acceptconn(&fd)) {
+            return refuse("it does not listen");
+        }
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|error| {
+            SocketError::Activation(format!("it cannot be made non-blocking: {error}"))
+        })?;
+        Ok(Self { name, fd, file: None })
     }
 
     /// The socket, and what to drop when it is no longer listened on.
@@ -140,13 +164,40 @@ impl Listener {
         (self.fd, self.file)
     }
 
-    /// For the log.
-    pub(crate) fn name(&self) -> String {
+    /// Where it is, for the log.
+    pub(crate) fn place(&self) -> String {
         match &self.file {
             Some(file) => file.path.display().to_string(),
-            None => "a socket of systemd's".to_owned(),
+            None => "a socket that was passed".to_owned(),
         }
     }
+}
+
+/// Listens at `path`, as [`Listener::bind`] does, with any type of socket.
+pub(crate) fn bind_at(
+    path: &Path,
+    mode: u32,
+    kind: SocketType,
+) -> Result<(OwnedFd, SocketFile), SocketError> {
+    check_directory(path)?;
+    let lock = lock(path)?;
+    clear_place(path)?;
+    let fail = |doing| move |error: Errno| os(doing, path, error);
+    let fd = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(fail("make a socket for"))?;
+    let address = SocketAddrUnix::new(path).map_err(fail("use the path"))?;
+    rustix::net::bind(&fd, &address).map_err(fail("bind the socket to"))?;
+    let inode = inode_of(path).map_err(fail("look at"))?;
+    let file = SocketFile { path: path.to_owned(), inode, lock };
+    // Nobody can connect before `listen`, so nobody gets in under the old mode.
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(fail("set the permissions of"))?;
+    rustix::net::listen(&fd, BACKLOG).map_err(fail("listen on"))?;
+    Ok((fd, file))
 }
 
 impl Drop for SocketFile {
@@ -256,12 +307,12 @@ mod tests {
     #[test]
     fn a_second_daemon_is_refused_and_the_first_goes_on() {
         let (_directory, path) = place();
-        let first = Listener::bind(&path, 0o600).expect("free");
-        assert!(matches!(Listener::bind(&path, 0o600), Err(SocketError::InUse(_))));
+        let first = Listener::bind(MAIN, &path, 0o600).expect("free");
+        assert!(matches!(Listener::bind(MAIN, &path, 0o600), Err(SocketError::InUse(_))));
         assert!(path.exists(), "the refused daemon must not remove the socket");
         drop(first);
         assert!(!path.exists() && !lock_path(&path).exists(), "nothing is left behind");
-        drop(Listener::bind(&path, 0o600).expect("free again"));
+        drop(Listener::bind(MAIN, &path, 0o600).expect("free again"));
     }
 
     #[test]
@@ -269,17 +320,17 @@ mod tests {
         let (_directory, path) = place();
         // Connecting to a stream socket in our way fails, which is no proof of its death.
         let other = std::os::unix::net::UnixListener::bind(&path).expect("free");
-        assert!(matches!(Listener::bind(&path, 0o600), Err(SocketError::InUse(_))));
+        assert!(matches!(Listener::bind(MAIN, &path, 0o600), Err(SocketError::InUse(_))));
         assert!(path.exists());
         drop(other);
         assert!(path.exists(), "nobody removed the file, as after a crash");
-        Listener::bind(&path, 0o600).map(drop).expect("the dead socket is replaced");
+        Listener::bind(MAIN, &path, 0o600).map(drop).expect("the dead socket is replaced");
     }
 
     #[test]
     fn a_socket_that_took_our_place_is_left_alone() {
         let (_directory, path) = place();
-        let listener = Listener::bind(&path, 0o600).expect("free");
+        let listener = Listener::bind(MAIN, &path, 0o600).expect("free");
         std::fs::remove_file(&path).expect("ours");
         let _other = std::os::unix::net::UnixListener::bind(&path).expect("free");
         drop(listener);
@@ -289,7 +340,7 @@ mod tests {
     #[test]
     fn the_mode_is_what_was_asked_for() {
         let (_directory, path) = place();
-        let _listener = Listener::bind(&path, 0o622).expect("free");
+        let _listener = Listener::bind(MAIN, &path, 0o622).expect("free");
         let mode = std::fs::metadata(&path).expect("exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o622);
     }
@@ -298,7 +349,7 @@ mod tests {
     fn a_file_of_another_kind_is_left_alone() {
         let (_directory, path) = place();
         std::fs::write(&path, "precious").expect("writable");
-        assert!(matches!(Listener::bind(&path, 0o600), Err(SocketError::NotASocket(_))));
+        assert!(matches!(Listener::bind(MAIN, &path, 0o600), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
     }
 
@@ -307,7 +358,7 @@ mod tests {
         let (directory, path) = place();
         let everybody = std::fs::Permissions::from_mode(0o1777);
         std::fs::set_permissions(directory.path(), everybody).expect("ours");
-        assert!(matches!(Listener::bind(&path, 0o600), Err(SocketError::WorldWritable(_))));
+        assert!(matches!(Listener::bind(MAIN, &path, 0o600), Err(SocketError::WorldWritable(_))));
         assert!(!path.exists());
     }
 
@@ -323,5 +374,15 @@ mod tests {
         assert_eq!(default_path(user).expect("set"), Path::new("/run/user/1000/gpu-broker.sock"));
         assert!(matches!(default_path(|_| None), Err(SocketError::NoPlace)));
         assert!(matches!(default_path(|_| Some("".into())), Err(SocketError::NoPlace)));
+    }
+
+    #[test]
+    fn a_socket_unit_names_its_socket_only_if_it_says_so() {
+        for (passed, name) in [("desktop", "desktop"), ("admin", "admin"), ("a.b-c", "a.b-c")] {
+            assert_eq!(activated_name(passed), name);
+        }
+        for other in ["gpu-broker.socket", "unknown", "", "a b", "../x"] {
+            assert_eq!(activated_name(other), MAIN, "{other}");
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! STATUS and DEVICE_QUERY: what the daemon shows of itself.
 
-use gpu_broker_core::Time;
+use std::sync::Arc;
+
+use gpu_broker_core::{Capabilities, Time};
 use gpu_broker_device::{Description, Device};
-use gpu_broker_protocol::limits::BODY_BYTES_MAX;
+use gpu_broker_protocol::identity::{IdentityQuery, SessionIdentity};
+use gpu_broker_protocol::limits::{BODY_BYTES_MAX, IDENTITY_CHARS_MAX};
 use gpu_broker_protocol::message::{DeviceInfo, EngineInfo};
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::status::{
@@ -12,7 +15,7 @@ use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
 use gpu_broker_protocol::{Reason, Refusal, SessionId, codec};
 
 use crate::directory::Entry;
-use crate::peer::Peer;
+use crate::identity::{Credentials, printable};
 use crate::server::Server;
 
 /// Contexts listed of one session.
@@ -24,8 +27,9 @@ fn engine(id: gpu_broker_device::EngineId) -> EngineId {
     EngineId { class: id.class, instance: id.instance }
 }
 
-/// The device as clients are told of it.
-pub(crate) fn device_info(device: &Description) -> DeviceInfo {
+/// The device as a client is told of it: with the engines that its class may use.
+pub(crate) fn device_info(device: &Description, visible: &Capabilities) -> DeviceInfo {
+    let is_visible = |id| visible.engines.iter().any(|info| info.engine == engine(id));
     DeviceInfo {
         driver: device.driver.to_owned(),
         name: device.name.clone(),
@@ -39,6 +43,7 @@ pub(crate) fn device_info(device: &Description) -> DeviceInfo {
         engines: device
             .engines
             .iter()
+            .filter(|description| is_visible(description.engine))
             .map(|description| EngineInfo {
                 engine: engine(description.engine),
                 name: description.name.clone(),
@@ -52,7 +57,7 @@ pub(crate) fn device_info(device: &Description) -> DeviceInfo {
 /// The page that `peer` sees after the session it names: as many sessions as fit in a message.
 pub(crate) fn page<D: Device>(
     server: &Server<D>,
-    peer: Peer,
+    peer: &Entry<D>,
     now: Time,
     query: &StatusQuery,
 ) -> StatusPage {
@@ -78,7 +83,7 @@ pub(crate) fn page<D: Device>(
     };
     let mut room = BODY_BYTES_MAX.saturating_sub(bytes_of(&page));
     for entry in server.directory.after(query.after) {
-        if !peer.may_see(entry.peer) {
+        if !peer.identity.may_see(&entry.identity) {
             continue;
         }
         let Some(status) = session_status(&entry, now) else { continue };
@@ -104,7 +109,7 @@ pub(crate) fn usage<D: Device>(
 ) -> Result<SessionUsage, Refusal> {
     let own = query.session == SessionId(0);
     let entry = server.directory.get(if own { asking.id() } else { query.session });
-    let seen = entry.filter(|entry| asking.peer.may_see(entry.peer));
+    let seen = entry.filter(|entry| asking.identity.may_see(&entry.identity));
     let usage = seen.and_then(|entry| {
         let named = entry.named()?;
         let accounts = named.session.upgrade()?.accounts(CONTEXTS_LISTED_MAX);
@@ -133,22 +138,23 @@ fn daemon_status<D: Device>(server: &Server<D>, now: Time, driver: &str) -> Daem
         uptime_ns: now.0,
         sessions: u32::try_from(server.directory.len()).unwrap_or(u32::MAX),
         sessions_total: server.directory.opened(),
-        sessions_max: server.config.daemon.sessions,
+        sessions_max: server.config().daemon.sessions,
         refusals: server.refusals(),
         violations: server.violations(),
     }
 }
 
 /// `None` for a connection that has not said HELLO, or is about to go.
-fn session_status<D: Device>(entry: &Entry<D>, now: Time) -> Option<SessionStatus> {
+pub(crate) fn session_status<D: Device>(entry: &Entry<D>, now: Time) -> Option<SessionStatus> {
     let named = entry.named()?;
     let counts = named.session.upgrade()?.status(CONTEXTS_LISTED_MAX);
+    let Credentials { uid, gid, pid } = entry.identity.credentials;
     Some(SessionStatus {
         session: entry.id(),
         client_name: named.client_name.to_string(),
-        pid: entry.peer.pid,
-        uid: entry.peer.uid,
-        gid: entry.peer.gid,
+        pid,
+        uid,
+        gid,
         age_ns: now.0.saturating_sub(named.since.0),
         vms: counts.vms,
         buffers: counts.buffers,
@@ -158,4 +164,38 @@ fn session_status<D: Device>(entry: &Entry<D>, now: Time) -> Option<SessionStatu
         contexts: counts.contexts,
         contexts_total: counts.contexts_total,
     })
+}
+
+/// Who the session belongs to.
+pub(crate) fn session_identity<D: Device>(entry: &Entry<D>) -> SessionIdentity {
+    let identity = &entry.identity;
+    let Credentials { uid, gid, pid } = identity.credentials;
+    let text = |text: &str| printable(text, IDENTITY_CHARS_MAX);
+    SessionIdentity {
+        session: entry.id(),
+        uid,
+        gid,
+        pid,
+        class: entry.log.class.name().to_owned(),
+        listener: identity.origin.name.clone(),
+        cgroup: text(identity.cgroup.known().unwrap_or_default()),
+        unit: text(identity.unit()),
+        container: text(identity.container()),
+        app_id: text(identity.app_id.known().unwrap_or_default()),
+    }
+}
+
+/// The same, if `peer` may see it.
+pub(crate) fn identity_for<D: Device>(
+    server: &Server<D>,
+    peer: &Entry<D>,
+    query: &IdentityQuery,
+) -> Result<SessionIdentity, Refusal> {
+    if query.session == SessionId(0) {
+        return Ok(session_identity(peer));
+    }
+    let entry = server.directory.get(query.session);
+    let seen = |entry: &Arc<Entry<D>>| peer.identity.may_see(&entry.identity);
+    let entry = entry.filter(seen).ok_or(Reason::NoSuchSession)?;
+    Ok(session_identity(&entry))
 }

@@ -2,20 +2,29 @@
 
 use sd_notify::NotifyState;
 
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
 /// The daemon answers from now on.
 pub(crate) fn ready() {
-    notify(NotifyState::Ready);
+    notify(&[NotifyState::Ready]);
+}
+
+/// The configuration is read again; [`ready`] follows.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        // Both at once: Type=notify-reload wants the time with the word.
+        Ok(time) => notify(&[NotifyState::Reloading, time]),
+        Err(error) => tracing::warn!(%error, "cannot notify systemd"),
+    }
 }
 
 /// The daemon ends.
 pub(crate) fn stopping() {
-    notify(NotifyState::Stopping);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Feeds the watchdog, if the unit has one, from the thread that serves the clients: when that
@@ -27,6 +36,6 @@ pub(crate) async fn feed_watchdog() {
     let mut rhythm = tokio::time::interval(limit / 2);
     loop {
         rhythm.tick().await;
-        notify(NotifyState::Watchdog);
+        notify(&[NotifyState::Watchdog]);
     }
 }

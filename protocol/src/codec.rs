@@ -163,6 +163,11 @@ control_messages! {
     DeviceQuery: none -> body;
     Status: body -> body;
     Usage: body -> body;
+    Identity: body -> body;
+    AdminDrain: body -> body;
+    AdminRevoke: body -> none;
+    AdminLimit: body -> body;
+    AdminClasses: none -> body;
     ContextCreate: body -> body;
     ContextDestroy: body -> none;
     ContextSetParam: body -> body;
@@ -319,6 +324,11 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             Self::DeviceQuery => Request::DeviceQuery,
             Self::Status(body) => Request::Status(body),
             Self::Usage(body) => Request::Usage(body),
+            Self::Identity(body) => Request::Identity(body),
+            Self::AdminDrain(body) => Request::AdminDrain(body),
+            Self::AdminRevoke(body) => Request::AdminRevoke(body),
+            Self::AdminLimit(body) => Request::AdminLimit(body),
+            Self::AdminClasses => Request::AdminClasses,
             Self::ContextCreate(body) => Request::ContextCreate(body),
             Self::ContextDestroy(body) => Request::ContextDestroy(body),
             Self::ContextSetParam(body) => Request::ContextSetParam(body),
@@ -385,6 +395,11 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             Self::DeviceQuery(body) => Reply::DeviceQuery(body),
             Self::Status(body) => Reply::Status(body),
             Self::Usage(body) => Reply::Usage(body),
+            Self::Identity(body) => Reply::Identity(body),
+            Self::AdminDrain(body) => Reply::AdminDrain(body),
+            Self::AdminRevoke => Reply::AdminRevoke,
+            Self::AdminLimit(body) => Reply::AdminLimit(body),
+            Self::AdminClasses(body) => Reply::AdminClasses(body),
             Self::ContextCreate(body) => Reply::ContextCreate(body),
             Self::ContextDestroy => Reply::ContextDestroy,
             Self::ContextSetParam(body) => Reply::ContextSetParam(body),

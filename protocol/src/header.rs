@@ -168,6 +168,16 @@ opcodes! {
     SyncobjImport = 0x0519,
     /// Engine time and memory of a session, as drm-usage-stats has them.
     Usage = 0x0a20,
+    /// Who a session belongs to.
+    Identity = 0x0b00,
+    /// Administrators: let nobody new in, or let them in again.
+    AdminDrain = 0x0b01,
+    /// Administrators: take a session away.
+    AdminRevoke = 0x0b02,
+    /// Administrators: change a limit of a class.
+    AdminLimit = 0x0b03,
+    /// Administrators: the classes, what they hold and may hold.
+    AdminClasses = 0x0b04,
     /// Event: why the daemon is about to close the connection.
     Epitaph = 0x0f01,
 }

@@ -14,9 +14,11 @@
 //! Start reading at [`message`], then [`refusal`], then [`codec`].
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod codec;
 pub mod execbuf;
 pub mod header;
+pub mod identity;
 pub mod ids;
 pub mod limits;
 pub mod message;

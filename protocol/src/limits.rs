@@ -60,6 +60,8 @@ pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
 /// Out-fences of one session that are not signalled yet (each costs the daemon one fd).
 pub const FENCES_PER_SESSION_MAX: u32 = 1024;
+/// Characters of each text of a session's identity.
+pub const IDENTITY_CHARS_MAX: usize = 256;
 /// Connections the daemon serves at once unless configured otherwise.
 pub const SESSIONS_MAX_DEFAULT: u32 = 4096;
 /// Milliseconds a connection may take to say HELLO.

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::*;
+use crate::identity::{IdentityQuery, SessionIdentity};
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
 use crate::object::*;
 use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
@@ -32,6 +34,16 @@ pub enum Request<Fd> {
     Status(StatusQuery),
     /// [`UsageQuery`]
     Usage(UsageQuery),
+    /// [`IdentityQuery`]
+    Identity(IdentityQuery),
+    /// [`AdminDrain`]
+    AdminDrain(AdminDrain),
+    /// [`AdminRevoke`]
+    AdminRevoke(AdminRevoke),
+    /// [`AdminLimit`]
+    AdminLimit(AdminLimit),
+    /// Every class.
+    AdminClasses,
     /// [`ContextCreate`]
     ContextCreate(ContextCreate),
     /// [`ContextDestroy`]
@@ -127,6 +139,16 @@ pub enum Reply<Fd> {
     Status(StatusPage),
     /// To USAGE.
     Usage(SessionUsage),
+    /// To IDENTITY.
+    Identity(SessionIdentity),
+    /// To ADMIN_DRAIN.
+    AdminDrain(AdminDrained),
+    /// To ADMIN_REVOKE.
+    AdminRevoke,
+    /// To ADMIN_LIMIT.
+    AdminLimit(AdminLimited),
+    /// To ADMIN_CLASSES.
+    AdminClasses(AdminClassList),
     /// To CONTEXT_CREATE.
     ContextCreate(ContextCreated),
     /// To CONTEXT_DESTROY.

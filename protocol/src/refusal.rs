@@ -109,22 +109,26 @@ reasons! {
     /// No such session, or not for this peer.
     NoSuchSession = 8, ENOENT, "no-such-session",
         "no session has that number, or it is another user's; status lists those there are";
+    /// No such class or limit.
+    NoSuchClass = 9, ENOENT, "no-such-class",
+        "the policy has no class, or no limit, of that name";
 
     // 20..: limits
     /// Too many contexts.
     ContextLimit = 20, ENOMEM, "context-limit",
-        "the session has as many contexts as it may; destroy one first";
+        "the session or its class has as many contexts as it may; destroy one first";
     /// Too many VMs.
-    VmLimit = 21, ENOMEM, "vm-limit", "the session has as many VMs as it may; destroy one first";
+    VmLimit = 21, ENOMEM, "vm-limit",
+        "the session or its class has as many VMs as it may; destroy one first";
     /// Too many buffers.
     BufferLimit = 22, ENOMEM, "buffer-limit",
-        "the session has as many buffers as it may; close one first";
+        "the session or its class has as many buffers as it may; close one first";
     /// Too much buffer memory.
     BufferMemoryLimit = 23, ENOMEM, "buffer-memory-limit",
-        "the session's buffers would exceed its memory limit; close some first";
+        "the buffers of the session or of its class would exceed the memory limit; close some first";
     /// Too many submissions in flight.
     InFlightLimit = 24, EAGAIN, "in-flight-limit",
-        "the session has as many submissions in flight as it may; wait for one to complete";
+        "the session or its class has as many submissions in flight as it may; wait for one to complete";
     /// Too many waits.
     WaitLimit = 25, EAGAIN, "wait-limit",
         "the session has as many waits pending as it may; let one end first";
@@ -174,7 +178,7 @@ reasons! {
     PriorityRange = 113, EINVAL, "priority-range", "a priority lies between -1023 and 1023";
     /// §4 PRIORITY
     PriorityPrivilege = 114, EPERM, "priority-privilege",
-        "a priority above 0 needs a privilege that the policy does not give this peer";
+        "the policy does not give this peer that priority; above 0 nobody has it unless told so";
     /// §4 PRIORITY
     PriorityUnsupported = 115, ENODEV, "priority-unsupported",
         "the device's scheduler has no priorities";

@@ -88,4 +88,6 @@ pub enum EpitaphCode {
     DeviceLost,
     /// The daemon failed; its log says why.
     Internal,
+    /// The policy does not admit the client.
+    Denied,
 }

@@ -8,6 +8,7 @@ mod corpus;
 mod daemon;
 mod engines;
 mod hostile;
+mod policy;
 mod python;
 mod simulation;
 mod stacks;

@@ -168,7 +168,14 @@ impl Client {
     ) -> Option<Self> {
         let hands =
             SimHands { session: index, world: Arc::clone(world), census: Arc::clone(census) };
-        let privileges = Privileges { admin: random.one_in(4), nice: random.one_in(4) };
+        let admin = random.one_in(4);
+        let priority_max = if random.one_in(4) { 1023 } else { 0 };
+        let privileges = Privileges {
+            clear_bannable: admin,
+            reset_count: admin,
+            priority_max,
+            ..Privileges::NONE
+        };
         let id = SessionId(index as u64 + 1);
         let session = Session::open(
             Time(0),

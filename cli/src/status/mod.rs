@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gpu_broker_client::Connection;
+use gpu_broker_client::protocol::SessionId;
 use gpu_broker_client::protocol::refusal::errno::ENOENT;
 use gpu_broker_client::protocol::status::StatusPage;
 use gpu_broker_client::protocol::usage::SessionUsage;
@@ -15,6 +16,7 @@ use crate::args::JsonFlag;
 use crate::connect::connect;
 use crate::output::{Failure, Out};
 
+use view::Identity;
 pub(crate) use view::{Context, MaterialisedBy, State, Status};
 
 /// Longest time between the two samples, in milliseconds.
@@ -53,7 +55,7 @@ pub(crate) fn run(args: &Args, socket: Option<PathBuf>) -> Result<(), Failure> {
         let blocks: Vec<_> = usages.iter().map(|usage| usage.fdinfo(&page.daemon.driver)).collect();
         return Out::new().line(blocks.join("\n").trim_end());
     }
-    let status = if args.sample == 0 {
+    let mut status = if args.sample == 0 {
         let page = page(&connection)?;
         Status::since_start(&page).with_usage(&[], &usages(&connection, &page)?)
     } else {
@@ -64,6 +66,11 @@ pub(crate) fn run(args: &Args, socket: Option<PathBuf>) -> Result<(), Failure> {
         let usages_after = usages(&connection, &after)?;
         Status::between(&before, &after).with_usage(&usages_before, &usages_after)
     };
+    for session in &mut status.sessions {
+        // One that has ended meanwhile has no identity any more.
+        let identity = connection.identity(SessionId(session.session)).ok();
+        session.identity = identity.as_ref().map(Identity::new);
+    }
     if args.json.json { Out::new().json(&status) } else { Out::new().line(table::render(&status)) }
 }
 

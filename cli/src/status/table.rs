@@ -1,6 +1,6 @@
 //! The status as text.
 
-use super::view::{BusyOver, Context, Daemon, Engine, Session, State, Status};
+use super::view::{BusyOver, Context, Daemon, Engine, Identity, Session, State, Status};
 use crate::output::{BAD, HEADING, Table, bytes, count, duration, per_cent, styled};
 
 /// The whole status, without a final newline.
@@ -78,6 +78,7 @@ fn session_block(session: &Session, busy_over: &BusyOver) -> String {
         Table::new(&[">context", "state", "materialised by", ">priority", "engines", "had", ""]);
     session.contexts.iter().for_each(|context| table.row(context_cells(session, context)));
     let mut lines = vec![head];
+    lines.extend(session.identity.as_ref().map(identity_line));
     lines.extend(engine_line(session, busy_over));
     lines.push(table.render(2));
     let hidden = (session.contexts_total as usize).saturating_sub(session.contexts.len());
@@ -85,6 +86,17 @@ fn session_block(session: &Session, busy_over: &BusyOver) -> String {
         lines.push(format!("  and {hidden} more"));
     }
     lines.join("\n")
+}
+
+fn identity_line(identity: &Identity) -> String {
+    let Identity { class, listener, unit, container, app_id, .. } = identity;
+    let mut line = format!("  class {class}, listener {listener}");
+    for (name, value) in [("unit", unit), ("container", container), ("application", app_id)] {
+        if !value.is_empty() {
+            line = format!("{line}, {name} {value}");
+        }
+    }
+    line
 }
 
 /// What the session had of the engines, if anything: of those of a class together.
@@ -214,6 +226,23 @@ session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB),
 
 2 more sessions belong to other users.";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn who_a_session_belongs_to_is_said_as_far_as_it_is_known() {
+        let mut status = Status::since_start(&page(2_000_000_000, 0));
+        status.sessions[0].identity = Some(Identity {
+            class: "games".to_owned(),
+            listener: "main".to_owned(),
+            cgroup: "/x".to_owned(),
+            unit: "app-pong.scope".to_owned(),
+            container: String::new(),
+            app_id: "org.games.Pong".to_owned(),
+        });
+        let text = anstream::adapter::strip_str(&render(&status)).to_string();
+        let line =
+            "\n  class games, listener main, unit app-pong.scope, application org.games.Pong\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The status as it is shown: the shape of `--json`, which scripts may rely on.
 
+use gpu_broker_client::protocol::identity::SessionIdentity;
 use gpu_broker_client::protocol::status as wire;
 use gpu_broker_client::protocol::usage::{ClassUsage, MemoryUsage, SessionUsage, class_name};
 use serde::Serialize;
@@ -67,6 +68,8 @@ pub(crate) struct Session {
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// Who it belongs to; `None` if it ended while we asked.
+    pub(crate) identity: Option<Identity>,
     pub(crate) age_ns: u64,
     pub(crate) vms: u32,
     pub(crate) buffers: u32,
@@ -102,6 +105,30 @@ pub(crate) struct SessionMemory {
     pub(crate) shared: u64,
     pub(crate) resident: u64,
     pub(crate) active: u64,
+}
+
+/// Who a session belongs to. What is not known is empty.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Identity {
+    pub(crate) class: String,
+    pub(crate) listener: String,
+    pub(crate) cgroup: String,
+    pub(crate) unit: String,
+    pub(crate) container: String,
+    pub(crate) app_id: String,
+}
+
+impl Identity {
+    pub(crate) fn new(identity: &SessionIdentity) -> Self {
+        Self {
+            class: harmless(&identity.class),
+            listener: harmless(&identity.listener),
+            cgroup: harmless(&identity.cgroup),
+            unit: harmless(&identity.unit),
+            container: harmless(&identity.container),
+            app_id: harmless(&identity.app_id),
+        }
+    }
 }
 
 /// One context.
@@ -236,6 +263,7 @@ impl Session {
             pid: session.pid,
             uid: session.uid,
             gid: session.gid,
+            identity: None,
             age_ns: session.age_ns,
             vms: session.vms,
             buffers: session.buffers,

@@ -18,7 +18,7 @@ use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{BufferId, Reason, Refusal};
 
 use crate::hands::Hands;
-use crate::memory::{Memory, Vm};
+use crate::memory::{Memory, Room, Vm};
 use crate::session::Session;
 
 /// Kernel's ENOTSUP for what newer devices lost.
@@ -116,13 +116,13 @@ impl<H: Hands> Session<H> {
             return Err(Reason::BufferSize.into());
         }
         let size = request.size.checked_next_multiple_of(PAGE_BYTES);
-        let Some(size) = size.filter(|size| *size <= self.limits.buffer_bytes) else {
+        let Some(size) = size.filter(|size| *size <= self.buffer_bytes) else {
             return Err(Reason::BufferTooLarge.into());
         };
         let mut memory = self.memory.lock();
-        memory.check_quota(size)?;
+        let room = memory.reserve(size)?;
         let device = self.hands.create_buffer(size)?;
-        self.add(&mut memory, device, size)
+        self.add(&mut memory, room, device, size)
     }
 
     /// PRIME_FD_TO_HANDLE: a handle for a buffer of `size` bytes that the daemon imported. The same
@@ -137,18 +137,19 @@ impl<H: Hands> Session<H> {
         if let Some((id, buffer)) = known {
             return Ok(BufferCreated { buffer: BufferId(id), size: buffer.size });
         }
-        memory.check_quota(size)?;
-        self.add(&mut memory, device, size)
+        let room = memory.reserve(size)?;
+        self.add(&mut memory, room, device, size)
     }
 
     fn add(
         &self,
         memory: &mut Memory<H>,
+        room: Room,
         device: H::Buffer,
         size: u64,
     ) -> Result<BufferCreated, Refusal> {
         let buffer = Buffer::new(device, size);
-        let id = memory.insert_buffer(buffer)?;
+        let id = memory.insert_buffer(buffer, room)?;
         Ok(BufferCreated { buffer: id, size })
     }
 

@@ -76,8 +76,8 @@ impl Rules<'_> {
     }
 
     fn clone_flags<H: Hands>(&self, to: &mut Proto<H>, from: &Proto<H>) -> Result<(), Refusal> {
-        if !from.flags.bannable && !self.privileges.admin {
-            return Err(Reason::BannablePrivilege.into());
+        if !from.flags.bannable {
+            self.may_clear_bannable()?;
         }
         if to.protected && (from.flags.recoverable || !from.flags.bannable) {
             return Err(Reason::ProtectedPermission.into());
@@ -168,8 +168,7 @@ mod tests {
         }
     }
 
-    /// A session's privileges do not change, so its contexts never have what it may not set. The
-    /// check is there for the day when they can change, and is seen here from inside.
+    /// The privileges of a class change while its contexts live.
     #[test]
     fn what_may_not_be_set_may_not_be_cloned() {
         let caps = Capabilities::kaby_lake_gt3();
@@ -178,12 +177,13 @@ mod tests {
         source.priority = 1;
         let clone = |privileges, flags| {
             let mut to = Proto::<Idle>::new(&caps, false);
-            let rules = Rules { caps: &caps, privileges };
+            let class = std::sync::Arc::<crate::class::Class>::from(privileges);
+            let rules = Rules { caps: &caps, privileges, class: &class };
             rules.clone_into(&mut to, &source, flags).map_err(|refusal| refusal.reason)
         };
-        let nobody = Privileges::default();
-        let admin = Privileges { admin: true, ..nobody };
-        let nice = Privileges { nice: true, ..nobody };
+        let nobody = Privileges::NONE;
+        let admin = Privileges { clear_bannable: true, ..nobody };
+        let nice = Privileges { priority_max: 1, ..nobody };
         assert_eq!(clone(nobody, clone_flag::FLAGS), Err(Reason::BannablePrivilege));
         assert_eq!(clone(admin, clone_flag::FLAGS), Ok(()));
         assert_eq!(clone(admin, clone_flag::SCHEDATTR), Err(Reason::PriorityPrivilege));

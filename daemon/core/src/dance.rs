@@ -175,8 +175,24 @@ impl<P, L> Dance<P, L> {
         Ok(removed)
     }
 
-    /// Takes everything out, the default context too, and lets nothing in any more.
-    pub(crate) fn close(&self) -> Vec<Removed<P, L>> {
+    /// Changes how many contexts there may be, beside the default one; a closed dance stays closed.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        let mut protos = self.protos.lock();
+        if protos.limit != 0 {
+            protos.limit = limit;
+        }
+    }
+
+    /// Every context that is live now.
+    pub(crate) fn for_each_live(&self, mut visit: impl FnMut(&L)) {
+        let protos = self.protos.lock();
+        let all = [ContextId::DEFAULT].into_iter().chain(protos.ids.iter().map(ContextId));
+        all.filter_map(|id| self.live.get(self.key(id))).for_each(|live| visit(&live));
+    }
+
+    /// Takes everything out, the default context too, and lets nothing in any more. Says how many
+    /// there were, the default one not counted.
+    pub(crate) fn close(&self) -> (Vec<Removed<P, L>>, u32) {
         let mut protos = self.protos.lock();
         protos.limit = 0;
         let ids = std::mem::take(&mut protos.ids);
@@ -184,7 +200,7 @@ impl<P, L> Dance<P, L> {
             protos.by_id.drain().map(|(_, proto)| Removed::Proto(proto)).collect();
         let all = ids.iter().map(ContextId).chain([ContextId::DEFAULT]);
         removed.extend(all.filter_map(|id| self.live.remove(self.key(id))).map(Removed::Live));
-        removed
+        (removed, ids.len())
     }
 
     /// The first `most` contexts by id, and how many there are; the default one counts.
@@ -207,6 +223,10 @@ impl<P, L> Dance<P, L> {
 
 impl<P> Protos<P> {
     fn take_id(&mut self) -> Result<ContextId, Refusal> {
-        self.ids.take(self.limit).map(ContextId).ok_or_else(|| Reason::ContextLimit.into())
+        let limit = self.limit;
+        let full = || {
+            Refusal::new(Reason::ContextLimit).with_detail(format!("session.contexts = {limit}"))
+        };
+        self.ids.take(limit).map(ContextId).ok_or_else(full)
     }
 }

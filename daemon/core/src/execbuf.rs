@@ -5,13 +5,14 @@
 //! into them (22). There is no command parser (23): the software device executes nothing that could
 //! harm, and Gen9's parser looks at copy batches alone.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use gpu_broker_protocol::execbuf::{Execbuf, flag};
 use gpu_broker_protocol::refusal::errno::ENODEV;
 use gpu_broker_protocol::status::MaterialisedBy;
 use gpu_broker_protocol::{Reason, Refusal};
 
+use crate::class::InFlight;
 use crate::context::Live;
 use crate::fences::Fences;
 use crate::hands::{Hands, Outcome, Submission, Submitted};
@@ -76,7 +77,7 @@ impl<H: Hands> Session<H> {
     /// Rows 1 to 7 of the validation order: what is wrong with the request by itself.
     fn check_request(&self, request: &Execbuf<'_>) -> Result<(), Refusal> {
         let (head, objects) = (&request.head, request.object_count());
-        if objects == 0 || objects > self.limits.objects_per_execbuf as usize {
+        if objects == 0 || objects > self.objects_per_execbuf as usize {
             return Err(Refusal::new(Reason::ExecCount).with_detail(format!("{objects} objects")));
         }
         let obsolete = flag::CONSTANTS_MASK | flag::RESOURCE_STREAMER;
@@ -117,7 +118,8 @@ impl<H: Hands> Session<H> {
         if live.hangs.is_banned() {
             return Err(Reason::ContextBanned.into());
         }
-        let in_flight = InFlight::reserve(&self.in_flight, self.limits.submissions_in_flight)?;
+        let limit = self.in_flight_limit.load(Ordering::Relaxed);
+        let in_flight = Reserved::new(&self.in_flight, limit)?;
         let unbind = |place: crate::space::Place| {
             self.hands.unbind(&live.vm.device, place.address, place.size)
         };
@@ -147,9 +149,9 @@ impl<H: Hands> Session<H> {
                     self.cancel(live);
                 }
             }
-            Some(Outcome::Completed | Outcome::Cancelled) => self.release_in_flight(),
+            Some(Outcome::Completed | Outcome::Cancelled) => self.in_flight.release(),
             Some(Outcome::Guilty) => {
-                self.release_in_flight();
+                self.in_flight.release();
                 self.registry.count_reset();
                 self.hang(now, live);
             }
@@ -223,15 +225,12 @@ fn submit<H: Hands>(
 }
 
 /// A place among the submissions in flight, given back unless the submission got there.
-struct InFlight<'a>(Option<&'a AtomicU32>);
+struct Reserved<'a>(Option<&'a InFlight>);
 
-impl<'a> InFlight<'a> {
-    fn reserve(count: &'a AtomicU32, limit: u32) -> Result<Self, Refusal> {
-        let more = |count: u32| (count < limit).then_some(count.saturating_add(1));
-        match count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Self(Some(count))),
-            Err(_) => Err(Reason::InFlightLimit.into()),
-        }
+impl<'a> Reserved<'a> {
+    fn new(in_flight: &'a InFlight, limit: u32) -> Result<Self, Refusal> {
+        in_flight.reserve(limit)?;
+        Ok(Self(Some(in_flight)))
     }
 
     fn keep(mut self) {
@@ -239,10 +238,10 @@ impl<'a> InFlight<'a> {
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(in_flight) = self.0 {
+            in_flight.release();
         }
     }
 }

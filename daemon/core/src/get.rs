@@ -80,7 +80,8 @@ impl<H: Hands> Session<H> {
         }
         let live = self.lookup(request.context, MaterialisedBy::ResetStats)?.live;
         // How often others hang the device is not for everybody to know (rule table §15).
-        let reset_count = if self.privileges.admin { self.registry.resets() } else { 0 };
+        let may_see = self.class.privileges().reset_count;
+        let reset_count = if may_see { self.registry.resets() } else { 0 };
         Ok(ResetStats { reset_count, batch_active: live.hangs.guilty(), batch_pending: 0 })
     }
 }

@@ -12,6 +12,7 @@ use gpu_broker_protocol::{BufferId, Reason, Refusal, VmId};
 use crate::buffer::Buffer;
 use crate::capabilities::Capabilities;
 use crate::chain;
+use crate::class::{Class, Hold, Resource};
 use crate::hands::Hands;
 use crate::policy::SessionLimits;
 use crate::session::Session;
@@ -34,6 +35,8 @@ pub(crate) struct Memory<H: Hands> {
     spaces: Vec<Weak<Vm<H>>>,
     sweep_at: usize,
     limits: SessionLimits,
+    /// Charged for every handle there is.
+    class: Arc<Class>,
     /// Number of the last submission, queued or refused.
     pub(crate) submission: u64,
     /// How many were queued. Counted here because the lock is held anyway, and an atomic of its own
@@ -42,7 +45,7 @@ pub(crate) struct Memory<H: Hands> {
 }
 
 impl<H: Hands> Memory<H> {
-    pub(crate) fn new(limits: SessionLimits) -> Self {
+    pub(crate) fn new(limits: SessionLimits, class: Arc<Class>) -> Self {
         Self {
             buffers: Table::default(),
             buffer_bytes: 0,
@@ -50,6 +53,7 @@ impl<H: Hands> Memory<H> {
             spaces: Vec::new(),
             sweep_at: 4,
             limits,
+            class,
             submission: 0,
             submissions: 0,
         }
@@ -74,34 +78,57 @@ impl<H: Hands> Memory<H> {
 
     /// Another handle for a VM.
     pub(crate) fn insert_vm(&mut self, vm: Arc<Vm<H>>) -> Result<VmId, Refusal> {
+        let room = self.reserve_vm()?;
         let id = self.vms.insert(self.limits.vms, vm).ok_or(Reason::VmLimit)?;
+        room.keep();
         Ok(VmId(id))
     }
 
-    fn vm_limit_reached(&self) -> bool {
-        self.vms.len() >= self.limits.vms
+    /// Room for another handle?
+    fn reserve_vm(&self) -> Result<Hold, Refusal> {
+        if self.vms.len() >= self.limits.vms {
+            return Err(full(Reason::VmLimit, "vms", self.limits.vms));
+        }
+        self.class.hold(Resource::Vms, 1)
+    }
+
+    /// Changes the limits; closed for good once they are zero.
+    pub(crate) fn set_limits(&mut self, limits: SessionLimits) {
+        if self.limits.buffers != 0 {
+            self.limits = limits;
+        }
     }
 
     pub(crate) fn buffer(&self, id: BufferId) -> Result<&Arc<Buffer<H>>, Refusal> {
         self.buffers.get(id.0).ok_or_else(|| Reason::NoSuchBuffer.into())
     }
 
-    /// Room for a buffer of `size` bytes?
-    pub(crate) fn check_quota(&self, size: u64) -> Result<(), Refusal> {
-        if self.buffers.len() >= self.limits.buffers {
-            return Err(Reason::BufferLimit.into());
+    /// Room for a buffer of `size` bytes, in the session and in its class?
+    pub(crate) fn reserve(&self, size: u64) -> Result<Room, Refusal> {
+        let SessionLimits { buffers, buffer_memory_bytes, .. } = self.limits;
+        if self.buffers.len() >= buffers {
+            return Err(full(Reason::BufferLimit, "buffers", buffers));
         }
-        match self.buffer_bytes.checked_add(size) {
-            Some(total) if total <= self.limits.buffer_memory_bytes => Ok(()),
-            Some(_) | None => Err(Reason::BufferMemoryLimit.into()),
+        let total = self.buffer_bytes.checked_add(size);
+        if total.is_none_or(|total| total > buffer_memory_bytes) {
+            let key = "buffer_memory_bytes";
+            return Err(full(Reason::BufferMemoryLimit, key, buffer_memory_bytes));
         }
+        let count = self.class.hold(Resource::Buffers, 1)?;
+        Ok(Room { count, bytes: self.class.hold(Resource::BufferMemory, size)? })
     }
 
-    /// A handle for a buffer that [`Self::check_quota`] has room for.
-    pub(crate) fn insert_buffer(&mut self, buffer: Arc<Buffer<H>>) -> Result<BufferId, Refusal> {
+    /// A handle for a buffer that [`Self::reserve`] has found room for.
+    pub(crate) fn insert_buffer(
+        &mut self,
+        buffer: Arc<Buffer<H>>,
+        room: Room,
+    ) -> Result<BufferId, Refusal> {
         let size = buffer.size;
         let id = self.buffers.insert(self.limits.buffers, buffer).ok_or(Reason::BufferLimit)?;
         self.buffer_bytes = self.buffer_bytes.saturating_add(size);
+        room.count.keep();
+        room.bytes.keep();
         Ok(BufferId(id))
     }
 
@@ -109,6 +136,8 @@ impl<H: Hands> Memory<H> {
     pub(crate) fn remove_buffer(&mut self, id: BufferId) -> Result<Arc<Buffer<H>>, Refusal> {
         let buffer = self.buffers.remove(id.0).ok_or(Reason::NoSuchBuffer)?;
         self.buffer_bytes = self.buffer_bytes.saturating_sub(buffer.size);
+        self.class.release(Resource::Buffers, 1);
+        self.class.release(Resource::BufferMemory, buffer.size);
         Ok(buffer)
     }
 
@@ -127,6 +156,25 @@ impl<H: Hands> Memory<H> {
     }
 }
 
+impl<H: Hands> Drop for Memory<H> {
+    fn drop(&mut self) {
+        self.class.release(Resource::Vms, self.vms.len().into());
+        self.class.release(Resource::Buffers, self.buffers.len().into());
+        self.class.release(Resource::BufferMemory, self.buffer_bytes);
+    }
+}
+
+/// A place for a buffer, given back unless the buffer got there.
+pub(crate) struct Room {
+    count: Hold,
+    bytes: Hold,
+}
+
+/// The session itself has as much as it may.
+fn full(reason: Reason, key: &str, most: impl std::fmt::Display) -> Refusal {
+    Refusal::new(reason).with_detail(format!("session.{key} = {most}"))
+}
+
 impl<H: Hands> Session<H> {
     /// i915 VM_CREATE (rule table §10).
     ///
@@ -142,9 +190,8 @@ impl<H: Hands> Session<H> {
         }
         chain::walk(&request.extensions, |name, ()| Err(chain::unknown(name)))?;
         let mut memory = self.memory.lock();
-        if memory.vm_limit_reached() {
-            return Err(Reason::VmLimit.into());
-        }
+        // Asked before the device is, which is not asked for what has no room.
+        drop(memory.reserve_vm()?);
         let vm = memory.new_vm(&self.hands, &self.caps)?;
         Ok(VmCreated { vm: memory.insert_vm(vm)? })
     }
@@ -158,7 +205,9 @@ impl<H: Hands> Session<H> {
             return Err(Reason::VmFlags.into());
         }
         // Bound to a name, so that the last reference goes after the lock.
-        let vm = self.memory.lock().vms.remove(request.vm.0);
-        vm.map(drop).ok_or_else(|| Reason::NoSuchVm.into())
+        let vm = self.memory.lock().vms.remove(request.vm.0).ok_or(Reason::NoSuchVm)?;
+        self.class.release(Resource::Vms, 1);
+        drop(vm);
+        Ok(())
     }
 }

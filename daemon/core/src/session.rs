@@ -17,11 +17,12 @@ use gpu_broker_protocol::{ContextId, Reason, Refusal, SessionId};
 
 use crate::ban::{BanScore, Verdict};
 use crate::capabilities::Capabilities;
+use crate::class::{Class, InFlight, Resource};
 use crate::context::{self, Live, Parts, Proto};
 use crate::dance::{Dance, Found};
 use crate::hands::{ContextSpec, Hands, Outcome};
 use crate::memory::Memory;
-use crate::policy::{Privileges, SessionLimits};
+use crate::policy::SessionLimits;
 use crate::registry::Registry;
 use crate::set::Rules;
 use crate::sync::Mutex;
@@ -37,13 +38,17 @@ pub struct Session<H: Hands> {
     pub(crate) hands: Arc<H>,
     pub(crate) registry: Arc<Registry<H>>,
     pub(crate) caps: Arc<Capabilities>,
-    pub(crate) privileges: Privileges,
-    pub(crate) limits: SessionLimits,
+    pub(crate) class: Arc<Class>,
+    /// Objects of one EXECBUF. Fixed, because HELLO told it and drivers build on it.
+    pub(crate) objects_per_execbuf: u32,
+    /// Bytes of one buffer; fixed for the same reason.
+    pub(crate) buffer_bytes: u64,
+    pub(crate) in_flight_limit: AtomicU32,
     pub(crate) contexts: Dance<Proto<H>, Live<H>>,
     pub(crate) memory: Mutex<Memory<H>>,
     pub(crate) syncobjs: Mutex<Syncobjs<H>>,
     pub(crate) score: BanScore,
-    pub(crate) in_flight: AtomicU32,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Serial number of the next live context.
     next_serial: AtomicU64,
     /// Video engine of legacy submissions that leave the choice open.
@@ -62,25 +67,27 @@ impl<H: Hands> Session<H> {
         hands: H,
         registry: Arc<Registry<H>>,
         caps: Arc<Capabilities>,
-        privileges: Privileges,
+        class: impl Into<Arc<Class>>,
         limits: SessionLimits,
     ) -> Result<Self, Refusal> {
-        let limits = limits.clamped();
+        let (limits, class) = (limits.clamped(), class.into());
         let session = Self {
             hands: Arc::new(hands),
             contexts: Dance::new(id, Arc::clone(&registry.live), limits.contexts),
             registry,
-            privileges,
-            limits,
-            memory: Mutex::new(Memory::new(limits)),
+            objects_per_execbuf: limits.objects_per_execbuf,
+            buffer_bytes: limits.buffer_bytes,
+            in_flight_limit: AtomicU32::new(limits.submissions_in_flight),
+            memory: Mutex::new(Memory::new(limits, Arc::clone(&class))),
             syncobjs: Mutex::new(Syncobjs::new(SYNCOBJS_PER_SESSION_MAX)),
             score: BanScore::new(now),
-            in_flight: AtomicU32::new(0),
+            in_flight: Arc::new(InFlight::new(Arc::clone(&class))),
+            class,
             next_serial: AtomicU64::new(0),
             video: u16::from(id.0 % 2 == 1 && caps.has_engine(SECOND_VIDEO)),
             caps,
         };
-        let proto = Proto::new(&session.caps, false);
+        let proto = session.new_proto(false);
         let live = session.materialise(ContextId::DEFAULT, &proto, MaterialisedBy::Open)?;
         session.contexts.insert_default(live);
         Ok(session)
@@ -119,15 +126,17 @@ impl<H: Hands> Session<H> {
         if single_timeline && !self.caps.has_execlists {
             return Err(Reason::SingleTimelineUnsupported.into());
         }
-        let mut proto = Proto::new(&self.caps, single_timeline);
+        let mut proto = self.new_proto(single_timeline);
         if request.flags & create_flag::USE_EXTENSIONS != 0 {
             self.extend(&mut proto, &request.extensions)?;
         }
+        let room = self.class.hold(Resource::Contexts, 1)?;
         let context = if self.caps.graphics_version > EAGER_ABOVE_VERSION {
             self.contexts.insert_live(|id| self.materialise(id, &proto, MaterialisedBy::Create))?
         } else {
             self.contexts.insert(proto)?
         };
+        room.keep();
         Ok(ContextCreated { context })
     }
 
@@ -160,7 +169,14 @@ impl<H: Hands> Session<H> {
     }
 
     pub(crate) fn rules(&self) -> Rules<'_> {
-        Rules { caps: &self.caps, privileges: self.privileges }
+        Rules { caps: &self.caps, privileges: self.class.privileges(), class: &self.class }
+    }
+
+    /// Defaults of rule table §1, as far as the class may have them.
+    fn new_proto(&self, single_timeline: bool) -> Proto<H> {
+        let mut proto = Proto::new(&self.caps, single_timeline);
+        proto.priority = self.class.privileges().default_priority();
+        proto
     }
 
     /// i915 CONTEXT_DESTROY (rule table §8): the id is free at once, work in flight ends as §9 says.
@@ -171,7 +187,10 @@ impl<H: Hands> Session<H> {
         if request.pad != 0 {
             return Err(Reason::ReservedNotZero.into());
         }
-        self.contexts.remove(request.context).map(drop)
+        let removed = self.contexts.remove(request.context)?;
+        self.class.release(Resource::Contexts, 1);
+        drop(removed);
+        Ok(())
     }
 
     /// i915 CONTEXT_SETPARAM (rule table §4). Never materialises.
@@ -238,7 +257,7 @@ impl<H: Hands> Session<H> {
     /// [`Hands::cancel_context`] and, when it lets go of a context that was destroyed meanwhile,
     /// [`Hands::close_context`]; so a device must not report while it holds a lock that those need.
     pub fn handle_completion(&self, now: Time, tag: u64, outcome: Outcome) {
-        self.release_in_flight();
+        self.in_flight.release();
         match outcome {
             Outcome::Completed | Outcome::Cancelled => {}
             Outcome::Guilty => {
@@ -272,18 +291,34 @@ impl<H: Hands> Session<H> {
         debug_assert!(cancelled.is_ok(), "a context that is held is on the device");
     }
 
-    /// One submission less in flight. Stops at 0 if a device reports one twice.
-    pub(crate) fn release_in_flight(&self) {
-        let less = |count: u32| count.checked_sub(1);
-        // `Err` is the count that was 0 already.
-        let _ = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// The submissions that have not completed, for whoever hears of completions after the session
+    /// has ended: [`InFlight::release`] is then all there is to do.
+    #[must_use]
+    pub fn in_flight(&self) -> Arc<InFlight> {
+        Arc::clone(&self.in_flight)
+    }
+
+    /// Changes the limits for what is made from now on. What one message may hold
+    /// (`objects_per_execbuf`, `buffer_bytes`) stays as HELLO told it.
+    pub fn set_limits(&self, limits: SessionLimits) {
+        let limits = limits.clamped();
+        self.contexts.set_limit(limits.contexts);
+        self.memory.lock().set_limits(limits);
+        self.in_flight_limit.store(limits.submissions_in_flight, Ordering::Relaxed);
+    }
+
+    /// As [`Self::close`], and work in flight ends now, that of persistent contexts too.
+    pub fn revoke(&self) {
+        self.contexts.for_each_live(|live| live.change_flags(|flags| flags.persistent = false));
+        self.close();
     }
 
     /// The client is gone: protos are freed, live contexts closed as rule table §9 says, VMs and
     /// buffers given up. Nothing can be made in the session afterwards: its limits are zero.
     /// May be called twice; [`Drop`] calls it too.
     pub fn close(&self) {
-        let contexts = self.contexts.close();
+        let (contexts, count) = self.contexts.close();
+        self.class.release(Resource::Contexts, count.into());
         let nothing = SessionLimits {
             contexts: 0,
             vms: 0,
@@ -293,7 +328,8 @@ impl<H: Hands> Session<H> {
             objects_per_execbuf: 0,
             submissions_in_flight: 0,
         };
-        let memory = std::mem::replace(&mut *self.memory.lock(), Memory::new(nothing));
+        let none = Memory::new(nothing, Arc::clone(&self.class));
+        let memory = std::mem::replace(&mut *self.memory.lock(), none);
         let syncobjs = std::mem::replace(&mut *self.syncobjs.lock(), Syncobjs::new(0));
         // In this order, and after the locks: contexts before what they use.
         drop(contexts);

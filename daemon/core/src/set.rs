@@ -6,6 +6,7 @@ use gpu_broker_protocol::param::{ContextParam, ParamValue, number};
 use gpu_broker_protocol::{Reason, Refusal, VmId};
 
 use crate::capabilities::Capabilities;
+use crate::class::Class;
 use crate::context::{Live, Proto, UserEngines};
 use crate::engines;
 use crate::hands::{Hands, Update};
@@ -13,12 +14,14 @@ use crate::memory::Vm;
 use crate::policy::Privileges;
 use crate::sseu::{self, SseuConfigs};
 
-const PRIORITY_MAX: i64 = 1023;
+const PRIORITY_MAX: i64 = crate::policy::PRIORITY_MAX as i64;
 
 /// What a parameter is judged by, beside the context.
 pub(crate) struct Rules<'a> {
     pub(crate) caps: &'a Capabilities,
     pub(crate) privileges: Privileges,
+    /// Named in refusals.
+    pub(crate) class: &'a Class,
 }
 
 /// The value of a scalar parameter.
@@ -51,8 +54,8 @@ impl Rules<'_> {
     /// protected context.
     fn bannable(&self, param: &ContextParam, protected: bool) -> Result<bool, Refusal> {
         let on = sized_scalar(param)? != 0;
-        if !on && !self.privileges.admin {
-            return Err(Reason::BannablePrivilege.into());
+        if !on {
+            self.may_clear_bannable()?;
         }
         if !on && protected {
             return Err(Reason::ProtectedPermission.into());
@@ -81,12 +84,25 @@ impl Rules<'_> {
         Ok(priority)
     }
 
-    /// EPERM for a priority above 0 without the privilege.
+    /// EPERM outside what the class may have, which is up to 0 unless it was given more.
     pub(crate) fn may_have_priority(&self, priority: i32) -> Result<(), Refusal> {
-        if priority > 0 && !self.privileges.nice {
-            return Err(Reason::PriorityPrivilege.into());
+        let Privileges { priority_min, priority_max, .. } = self.privileges;
+        let refuse = |key, value| Err(self.class.refuse(Reason::PriorityPrivilege, key, value));
+        if priority > priority_max.into() {
+            return refuse("priority_max", priority_max);
+        }
+        if priority < priority_min.into() {
+            return refuse("priority_min", priority_min);
         }
         Ok(())
+    }
+
+    /// EPERM without the privilege.
+    pub(crate) fn may_clear_bannable(&self) -> Result<(), Refusal> {
+        if self.privileges.clear_bannable {
+            return Ok(());
+        }
+        Err(self.class.refuse(Reason::BannablePrivilege, "clear_bannable", false))
     }
 
     /// PERSISTENCE: EINVAL to ask for it without hang checking; ENODEV to do without it on a device

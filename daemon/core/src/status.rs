@@ -1,7 +1,5 @@
 //! What `gpu-broker status` shows of a session.
 
-use std::sync::atomic::Ordering;
-
 use gpu_broker_protocol::status::{ContextState, ContextStatus};
 
 use crate::dance::Seen;
@@ -55,7 +53,7 @@ impl<H: Hands> Session<H> {
             vms,
             buffers,
             buffer_bytes,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight: self.in_flight.count(),
             submissions,
             ban_score: self.score.score(),
             contexts,

@@ -10,6 +10,7 @@ use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
 use gpu_broker_protocol::*;
 
 mod objects;
+mod policy;
 mod submissions;
 
 use crate::submission::Submission;
@@ -30,7 +31,7 @@ struct Round {
     epitaphs: Vec<Epitaph>,
 }
 
-fn rounds() -> [Round; 4] {
+fn rounds() -> [Round; 6] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -43,7 +44,7 @@ fn rounds() -> [Round; 4] {
         execbufs: vec![("EXECBUF", submissions::plain())],
         replies: [session_replies(), context_replies(), objects::first_replies()].concat(),
         refusals: vec![("refusal of CONTEXT_SETPARAM", Opcode::ContextSetParam, refusal)],
-        epitaphs: epitaphs(),
+        epitaphs: first_epitaphs(),
     };
     let second = Round {
         requests: objects::second_requests(),
@@ -66,7 +67,7 @@ fn rounds() -> [Round; 4] {
         refusals: vec![],
         epitaphs: vec![],
     };
-    [first, second, userptr, accounting]
+    [first, second, userptr, accounting, policy::round(), policy::admin_round()]
 }
 
 /// Every request but EXECBUF; more than one of those with variants.
@@ -329,6 +330,10 @@ fn context_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
 
 /// One epitaph of each code.
 pub(crate) fn epitaphs() -> Vec<Epitaph> {
+    rounds().map(|round| round.epitaphs).concat()
+}
+
+fn first_epitaphs() -> Vec<Epitaph> {
     use EpitaphCode::*;
     let codes = [
         Malformed,

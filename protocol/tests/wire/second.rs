@@ -35,6 +35,27 @@ mirror! {
     struct Ping { payload: u64, fd: Option<FdSlot> }
     struct StatusQuery { after: SessionId }
     struct UsageQuery { session: SessionId }
+    struct IdentityQuery { session: SessionId }
+    struct AdminDrain { on: bool }
+    struct AdminDrained { connections: u32 }
+    struct AdminRevoke { session: SessionId }
+    struct AdminLimit { class: String, key: String, value: Option<u64> }
+    struct AdminLimited { before: Option<u64> }
+    struct AdminClassList { classes: Vec<ClassStatus> }
+    struct ClassStatus { name: String, weight: u32, limits: Vec<LimitStatus> }
+    struct LimitStatus { key: String, held: u64, most: Option<u64> }
+    struct SessionIdentity {
+        session: SessionId,
+        uid: u32,
+        gid: u32,
+        pid: u32,
+        class: String,
+        listener: String,
+        cgroup: String,
+        unit: String,
+        container: String,
+        app_id: String,
+    }
     struct ContextCreate { flags: u32, extensions: Vec<create::Extension> }
     enum CreateExtension {
         Unknown,
@@ -264,6 +285,7 @@ mirror! {
         Revoked,
         DeviceLost,
         Internal,
+        Denied,
     }
 }
 
@@ -305,6 +327,11 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::DeviceQuery | Request::GetAperture | Request::Throttle => {}
         Request::Status(body) => agree!(StatusQuery, body),
         Request::Usage(body) => agree!(UsageQuery, body),
+        Request::Identity(body) => agree!(IdentityQuery, body),
+        Request::AdminDrain(body) => agree!(AdminDrain, body),
+        Request::AdminRevoke(body) => agree!(AdminRevoke, body),
+        Request::AdminLimit(body) => agree!(AdminLimit, body),
+        Request::AdminClasses => {}
         Request::ContextCreate(body) => agree!(ContextCreate, body),
         Request::ContextDestroy(body) => agree!(ContextDestroy, body),
         Request::ContextSetParam(body) | Request::ContextGetParam(body) => {
@@ -353,6 +380,11 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::DeviceQuery(body) => agree!(DeviceInfo, body),
         Reply::Status(body) => agree!(StatusPage, body),
         Reply::Usage(body) => agree!(SessionUsage, body),
+        Reply::Identity(body) => agree!(SessionIdentity, body),
+        Reply::AdminDrain(body) => agree!(AdminDrained, body),
+        Reply::AdminRevoke => {}
+        Reply::AdminLimit(body) => agree!(AdminLimited, body),
+        Reply::AdminClasses(body) => agree!(AdminClassList, body),
         Reply::ContextCreate(body) => agree!(ContextCreated, body),
         Reply::ContextSetParam(body) => agree!(ParamSet, body),
         Reply::ContextGetParam(body) => agree!(ContextParam, body),

@@ -12,6 +12,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 mod objects;
+mod policy;
 mod submissions;
 
 pub(crate) use submissions::execbuf;
@@ -153,6 +154,7 @@ fn context_request() -> impl Strategy<Value = Request<FdSlot>> {
         Just(Request::DeviceQuery),
         any::<u64>().prop_map(|id| Request::Status(StatusQuery { after: SessionId(id) })),
         any::<u64>().prop_map(|id| Request::Usage(UsageQuery { session: SessionId(id) })),
+        policy::request(),
         (any::<u32>(), vec(extension(create_extension()), 0..4)).prop_map(|(flags, extensions)| {
             Request::ContextCreate(ContextCreate { flags, extensions })
         }),
@@ -335,6 +337,7 @@ fn context_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         device().prop_map(Reply::DeviceQuery),
         status().prop_map(Reply::Status),
         usage().prop_map(Reply::Usage),
+        policy::reply(),
         any::<u32>().prop_map(|id| Reply::ContextCreate(ContextCreated { context: ContextId(id) })),
         Just(Reply::ContextDestroy),
         any::<u32>().prop_map(|size| Reply::ContextSetParam(ParamSet { size })),

@@ -5,6 +5,7 @@
 
 mod bans;
 mod buffers;
+mod classes;
 mod clones;
 mod device;
 mod engine_maps;

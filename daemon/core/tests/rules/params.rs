@@ -44,7 +44,7 @@ fn table(
         0x5 => any(
             "4/0x5",
             boolean_size(size)
-                .and(need(value != 0 || may.admin, EPERM))
+                .and(need(value != 0 || may.clear_bannable, EPERM))
                 .and(need(value != 0 || !before.protected, EPERM)),
         ),
         0x6 => any(
@@ -52,7 +52,7 @@ fn table(
             boolean_size(size)
                 .and(need(caps.has_priority, ENODEV))
                 .and(need((-1023..=1023).contains(&(value as i64)), EINVAL))
-                .and(need((value as i64) <= 0 || may.nice, EPERM)),
+                .and(need((value as i64) <= 0 || may.priority_max > 0, EPERM)),
         ),
         // A scalar payload: nothing to read where the structure should be.
         0x7 => any(

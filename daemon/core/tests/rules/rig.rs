@@ -16,10 +16,10 @@ use gpu_broker_protocol::{BufferId, ContextId, Refusal, SessionId, SyncobjId, Vm
 
 use crate::fake::{Device, Fake};
 
-pub(crate) const NOBODY: Privileges = Privileges { admin: false, nice: false };
-pub(crate) const ADMIN: Privileges = Privileges { admin: true, nice: false };
-pub(crate) const NICE: Privileges = Privileges { admin: false, nice: true };
-pub(crate) const ROOT: Privileges = Privileges { admin: true, nice: true };
+pub(crate) const NOBODY: Privileges = Privileges::NONE;
+pub(crate) const ADMIN: Privileges = Privileges { priority_max: 0, ..Privileges::ALL };
+pub(crate) const NICE: Privileges = Privileges { priority_max: 1023, ..Privileges::NONE };
+pub(crate) const ROOT: Privileges = Privileges::ALL;
 
 pub(crate) const NOW: Time = Time::from_secs(1000);
 

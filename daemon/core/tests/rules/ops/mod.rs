@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use gpu_broker_core::{Session, SessionLimits, Time};
+use gpu_broker_core::{Class, Resource, Session, SessionLimits, Time};
 use gpu_broker_protocol::SessionId;
 use gpu_broker_protocol::status::ContextState;
 use proptest::prelude::*;
@@ -91,6 +91,7 @@ struct ModelSession {
 struct World {
     device: Arc<Device>,
     registry: Arc<gpu_broker_core::Registry<Fake>>,
+    classes: Vec<Arc<Class>>,
     sessions: Vec<Session<Fake>>,
     models: Vec<ModelSession>,
     vms_ever: Vec<Weak<()>>,
@@ -120,6 +121,7 @@ impl World {
             device: Arc::clone(&hands.0),
             registry: Arc::clone(&registry),
             sessions: Vec::new(),
+            classes: Vec::new(),
             models: Vec::new(),
             vms_ever: Vec::new(),
             memories_ever: Vec::new(),
@@ -139,8 +141,9 @@ impl World {
         };
         for (id, may) in [(0, NOBODY), (1, ROOT)] {
             let (hands, registry) = (hands.clone(), Arc::clone(&registry));
-            let session =
-                Session::open(NOW, SessionId(id), hands, registry, Arc::new(kbl()), may, limits);
+            let (class, caps) = (Arc::<Class>::from(may), Arc::new(kbl()));
+            world.classes.push(Arc::clone(&class));
+            let session = Session::open(NOW, SessionId(id), hands, registry, caps, class, limits);
             world.sessions.push(session.unwrap());
             let vm = Some(world.new_vm());
             let default = ModelContext { live: true, vm, ..world.new_context() };
@@ -202,7 +205,7 @@ impl World {
 
     fn check(&self) {
         let mut live = 0;
-        for (session, model) in self.sessions.iter().zip(&self.models) {
+        for ((session, class), model) in self.sessions.iter().zip(&self.classes).zip(&self.models) {
             let status = session.status(usize::MAX);
             let seen: Vec<_> = status
                 .contexts
@@ -225,6 +228,11 @@ impl World {
             assert_eq!(status.buffer_bytes, pages * 4096);
             assert_eq!(status.in_flight as usize, model.in_flight.len());
             assert_eq!(status.ban_score, model.score);
+            let charged = Resource::ALL.map(|resource| class.held(resource));
+            let (contexts, vms) = (expected.len() as u64 - 1, status.vms.into());
+            let (buffers, work) = (status.buffers.into(), status.in_flight.into());
+            let expected = [0, contexts, vms, buffers, status.buffer_bytes, 0, work];
+            assert_eq!(charged, expected, "what the class is charged");
             live += model.contexts.values().filter(|context| context.live).count();
         }
         let expected =
@@ -248,6 +256,10 @@ proptest! {
             world.check();
         }
         world.sessions.clear();
+        for class in &world.classes {
+            let charged = Resource::ALL.map(|resource| class.held(resource));
+            assert_eq!(charged, [0; 7], "a class is charged for what is gone");
+        }
         assert_eq!(world.device.counts(), (0, 0, 0), "something outlived its session");
         assert_eq!((world.device.syncobjs(), world.registry.live_contexts()), (0, 0));
     }

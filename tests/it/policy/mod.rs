@@ -1,0 +1,12 @@
+//! Who may what, and how much of it: classes, their limits, identities, metrics.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the answer it expects; every other one is a failure"
+)]
+
+mod admin;
+mod classes;
+mod hoarder;
+mod identity;
+mod metrics;
+mod reload;
