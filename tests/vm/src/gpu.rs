@@ -9,7 +9,7 @@ use gpu_broker_soft_gpu::{Clock, ENGINES, EngineKind, Memory, TIMESTAMP_HZ};
 use crate::engine::{self, Engine};
 use crate::faults::{Fault, Faults};
 use crate::interrupts::Interrupts;
-use crate::memory::{Ggtt, Guest, View, dword};
+use crate::memory::{Ggtt, Guest, View};
 use crate::mmio::{EngineHook, Hook, Kind, Registers, address};
 
 /// Where the global GTT's table starts in BAR 0.
@@ -160,13 +160,6 @@ impl Gpu {
         }
     }
 
-    /// A dword of the global GTT's space, for tests and messages.
-    #[must_use]
-    pub fn global_dword(&self, at: u64) -> u32 {
-        let blocks = self.shared.guest.snapshot();
-        dword(&View::global(&blocks, &self.shared.ggtt), at)
-    }
-
     fn read_hook(&self, hook: Hook, register: u32) -> u32 {
         match hook {
             Hook::Forcewake | Hook::Mailbox | Hook::DomainReset => {
@@ -311,3 +304,7 @@ fn register_at(at: u64) -> Option<u32> {
 fn low(value: u64) -> u32 {
     u32::try_from(value & 0xffff_ffff).unwrap_or(0)
 }
+
+#[cfg(test)]
+#[path = "gpu_tests.rs"]
+mod tests;

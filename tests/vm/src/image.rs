@@ -251,3 +251,94 @@ fn address(batch: Option<u64>) -> [u32; 2] {
     let high = u32::try_from(address >> 32 & 0xffff).unwrap_or(0);
     [high, u32::try_from(address & 0xffff_fffc).unwrap_or(0) | VALID]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Blocks, Ggtt, View};
+    use crate::testing::{RAM, get, guest, map_global, put};
+
+    const BASE: u32 = 0x2_2000;
+    /// Of the register page, in RAM.
+    const PAGE_IN_RAM: u64 = RAM + PAGE;
+
+    fn place(blocks: &Blocks, at: usize, dwords: &[u32]) {
+        put(blocks, PAGE_IN_RAM + at as u64 * 4, dwords);
+    }
+
+    fn dword(blocks: &Blocks, at: usize) -> u32 {
+        get(blocks, PAGE_IN_RAM + at as u64 * 4)
+    }
+
+    /// The global GTT is RAM from [`RAM`] on.
+    fn ggtt() -> Ggtt {
+        let ggtt = Ggtt::default();
+        map_global(&ggtt, 0, RAM, 4);
+        ggtt
+    }
+
+    #[test]
+    fn positions_survive_being_saved_and_loaded() {
+        let (guest, ggtt) = (guest(), ggtt());
+        let blocks = guest.snapshot();
+        let view = View::global(&blocks, &ggtt);
+        place(&blocks, dword::TAIL, &[0x770]);
+        for (batch, second, client) in [
+            (None, None, false),
+            (Some(0x1234_5678_9abc), None, true),
+            (Some(0x9000), Some(0xffff_0000_0004), true),
+            (Some(0x9000), None, false),
+        ] {
+            place(&blocks, dword::CONTROL, &[0x9 | RESTORE_INHIBIT]);
+            let image = Image::read(&view, 0).unwrap();
+            assert!(image.is_new());
+            let position = Position { head: 0x340, batch, second, client };
+            let saved = Saved {
+                position,
+                timestamp: 77,
+                registers: &Registers::default(),
+                streamer: std::array::from_fn(|index| u32::try_from(index).unwrap() + 1),
+            };
+            image.save(&view, BASE, &saved).unwrap();
+            let image = Image::read(&view, 0).unwrap();
+            assert!(!image.is_new());
+            assert_eq!(image.position(), position);
+            assert_eq!((image.timestamp(), &image.streamer()[..3]), (77, &[1, 2, 3][..]));
+            assert_eq!(image.ring().tail, 0x770, "the tail is the driver's");
+        }
+    }
+
+    #[test]
+    fn listed_registers_are_saved_and_restored_but_for_those_with_a_place_of_their_own() {
+        let (guest, ggtt) = (guest(), ggtt());
+        let blocks = guest.snapshot();
+        let view = View::global(&blocks, &ggtt);
+        // Two lists with padding between them; RING_HEAD, and a timestamp, must stay as they are.
+        let list = [LIST | 5, BASE + 0xc0, 1, BASE + 0x34, 2, BASE + 0x178, 3, 0, 0];
+        place(&blocks, 1, &list);
+        place(
+            &blocks,
+            10,
+            &[LIST | 3, BASE + 0x358, 4, BASE + 0x170, 5, BATCH_END, LIST | 1, 0x9000, 6],
+        );
+        let image = Image::read(&view, 0).unwrap();
+        let names: Vec<u32> = image.listed(BASE).iter().map(|(register, _)| *register).collect();
+        assert_eq!(names, [BASE + 0xc0, BASE + 0x178, BASE + 0x170]);
+        let registers = Registers::default();
+        registers.set(BASE + 0xc0, 0x41);
+        registers.set(BASE + 0x178, 0x42);
+        let saved = Saved {
+            position: Position::default(),
+            timestamp: 0,
+            registers: &registers,
+            streamer: [0; REGISTER_IMAGE_DWORDS],
+        };
+        image.save(&view, BASE, &saved).unwrap();
+        assert_eq!(dword(&blocks, 3), 0xffff_0041, "a masked register, all of it");
+        assert_eq!(dword(&blocks, 7), 0x42);
+        assert_eq!(dword(&blocks, 12), 4, "the timestamp");
+        let other = Registers::default();
+        Image::read(&view, 0).unwrap().restore_listed(BASE, &other);
+        assert_eq!([other.get(BASE + 0xc0), other.get(BASE + 0x178)], [0x41, 0x42]);
+    }
+}

@@ -20,6 +20,9 @@ pub mod memory;
 pub mod mmio;
 pub mod server;
 
+#[cfg(test)]
+mod testing;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Nothing here leaves state half changed when it panics, so poison means nothing.

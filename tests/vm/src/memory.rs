@@ -299,11 +299,98 @@ impl Memory for View<'_> {
     }
 }
 
-/// The dword at an address; 0 where there is no memory.
-pub fn dword(memory: &dyn Memory, address: u64) -> u32 {
-    let mut bytes = [0; 4];
-    match memory.read(address, &mut bytes) {
-        Ok(()) => u32::from_le_bytes(bytes),
-        Err(_) => 0,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{RAM, RAM_BYTES, file, guest, map_global, put_u64};
+
+    #[test]
+    fn the_global_gtt_leads_to_ram_page_by_page() {
+        let guest = guest();
+        let blocks = guest.snapshot();
+        let ggtt = Ggtt::default();
+        // Two neighbours that are not neighbours in RAM.
+        map_global(&ggtt, 0x5000, RAM + 0x8000, 1);
+        map_global(&ggtt, 0x6000, RAM + 0x2000, 1);
+        let view = View::global(&blocks, &ggtt);
+        view.write(0x5ffe, &[1, 2, 3, 4]).unwrap();
+        let mut bytes = [0; 2];
+        blocks.read(RAM + 0x8ffe, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2]);
+        blocks.read(RAM + 0x2000, &mut bytes).unwrap();
+        assert_eq!(bytes, [3, 4]);
+        let fault = MemoryFault { address: 0x7000, write: false };
+        assert_eq!(view.read(0x6ffe, &mut [0; 4]), Err(fault));
+        assert!(view.write(1 << 40, &[0]).is_err(), "behind the end of the table");
+    }
+
+    #[test]
+    fn a_view_looks_up_a_page_once_and_the_next_view_anew() {
+        let guest = guest();
+        let blocks = guest.snapshot();
+        let ggtt = Ggtt::default();
+        map_global(&ggtt, 0x5000, RAM, 1);
+        let view = View::global(&blocks, &ggtt);
+        view.write(0x5000, &[1]).unwrap();
+        map_global(&ggtt, 0x5000, RAM + 0x1000, 1);
+        view.write(0x5001, &[2]).unwrap();
+        View::global(&blocks, &ggtt).write(0x5002, &[3]).unwrap();
+        let mut bytes = [0; 3];
+        blocks.read(RAM, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 0]);
+        blocks.read(RAM + 0x1000, &mut bytes).unwrap();
+        assert_eq!(bytes, [0, 0, 3]);
+    }
+
+    #[test]
+    fn contexts_have_pages_of_three_sizes() {
+        let guest = guest();
+        let blocks = guest.snapshot();
+        let table = |level: u64| RAM + level * PAGE;
+        // Index 1 at the topmost level, 2, then three entries of the directory.
+        put_u64(&blocks, table(0) + 8, table(1) | 1);
+        put_u64(&blocks, table(1) + 2 * 8, table(2) | 1);
+        put_u64(&blocks, table(2) + 3 * 8, table(3) | 1);
+        put_u64(&blocks, table(2) + 4 * 8, table(4) | 1 | MEDIUM);
+        put_u64(&blocks, table(2) + 5 * 8, 0x20_0000 | 1 | LARGE);
+        put_u64(&blocks, table(3) + 7 * 8, (RAM + 0x9000) | 1);
+        put_u64(&blocks, table(4) + 16 * 8, (RAM + 0x1_0000) | 1);
+        let base = 1 << 39 | 2 << 30;
+        let view = View::context(&blocks, table(0));
+        let expect = |address: u64, ram: u64| {
+            assert_eq!(view.translate(address, false), Ok(ram), "{address:#x}");
+        };
+        expect(base + (3 << 21) + 7 * PAGE + 5, RAM + 0x9005);
+        expect(base + (4 << 21) + 19 * PAGE + 6, RAM + 0x1_3006);
+        expect(base + (5 << 21) + 33 * PAGE + 7, 0x20_0000 + 33 * PAGE + 7);
+        for unmapped in [0, base, base + (3 << 21), base + (4 << 21), base + (6 << 21)] {
+            assert!(view.read(unmapped, &mut [0]).is_err(), "{unmapped:#x}");
+        }
+    }
+
+    #[test]
+    fn atomics_reach_ram() {
+        let guest = guest();
+        let blocks = guest.snapshot();
+        let ggtt = Ggtt::default();
+        map_global(&ggtt, 0, RAM, 1);
+        let view = View::global(&blocks, &ggtt);
+        assert_eq!(view.update_u32(4, &mut |old| old + 3), Ok(0));
+        assert_eq!(view.update_u32(4, &mut |old| old + 3), Ok(3));
+        assert_eq!(view.update_u64(0, &mut |old| old), Ok(6 << 32));
+    }
+
+    #[test]
+    fn ram_goes_when_all_of_it_is_unmapped_and_snapshots_keep_it() {
+        let guest = guest();
+        guest.map(RAM + RAM_BYTES, PAGE, file(2 * PAGE), PAGE).unwrap();
+        let before = guest.snapshot();
+        guest.unmap(RAM, PAGE);
+        assert!(guest.snapshot().read(RAM, &mut [0]).is_some(), "a part of a block stays");
+        guest.unmap(RAM, RAM_BYTES);
+        let after = guest.snapshot();
+        assert!(after.read(RAM, &mut [0]).is_none());
+        assert!(after.read(RAM + RAM_BYTES, &mut [0]).is_some());
+        assert!(before.write(RAM, &[1]).is_some());
     }
 }
