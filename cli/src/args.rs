@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{admin, bench, demo, generate, launch, policy, status};
+use crate::{admin, bench, demo, doctor, generate, launch, policy, run, status};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
+    Run(run::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Policy(policy::Args),
     Admin(admin::Args),

@@ -13,10 +13,12 @@ mod args;
 mod bench;
 mod connect;
 mod demo;
+mod doctor;
 mod generate;
 mod launch;
 mod output;
 mod policy;
+mod run;
 mod status;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Daemon(args) => return launch::run(args, socket),
         Command::Bench(args) => return bench::run(args, socket),
+        Command::Run(args) => return run::run(&args, socket),
+        Command::Doctor(args) => doctor::run(&args, socket),
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => return demo::client::run(&args, socket),
         Command::Status(args) => status::run(&args, socket),

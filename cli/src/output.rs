@@ -38,6 +38,11 @@ impl Failure {
         Self { sentence: sentence.into(), code: 3 }
     }
 
+    /// The sentence.
+    pub(crate) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     /// Prints the sentence and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         anstream::eprintln!("{}: {}", styled(BAD, "gpu-broker"), self.sentence);

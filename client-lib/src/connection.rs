@@ -24,6 +24,7 @@ use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, ans
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
+use crate::together::Together;
 use crate::usermem::fork::Generation;
 use crate::usermem::held::{Held, Hold};
 use crate::vm::Vm;
@@ -39,7 +40,7 @@ pub struct Connection {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     socket: OwnedFd,
     hello: HelloReply,
     inbox: Mutex<Inbox>,
@@ -48,6 +49,7 @@ struct Shared {
     /// Read by EXECBUFs that have looked at `held`, until they are answered.
     passing: RwLock<()>,
     generation: Generation,
+    pub(crate) together: Together,
 }
 
 /// Requests waiting for answers, and the right to read the socket.
@@ -92,6 +94,14 @@ impl Connection {
     pub fn from_fd(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
         socket::check(&fd)?;
         Self::greet(fd, client_name)
+    }
+
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn greet(fd: OwnedFd, client_name: &str) -> Result<Self, Error> {
@@ -375,7 +385,19 @@ impl Shared {
             held: Held::default(),
             passing: RwLock::default(),
             generation: Generation::current(),
+            together: Together::default(),
         }
+    }
+
+    /// A session that others use too, whose requests are numbered from `first` on.
+    pub(crate) fn joined(socket: OwnedFd, hello: HelloReply, first: u32) -> Self {
+        let inbox = Mutex::new(Inbox { ledger: Ledger::starting_at(first), reading: false });
+        Self { inbox, together: Together::shared(), ..Self::new(socket, hello) }
+    }
+
+    /// Whether a thread waits for an answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.inbox().ledger.waiters().next().is_some()
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -395,6 +417,8 @@ impl Shared {
         if !self.generation.is_current() {
             return Err(Error::Forked);
         }
+        let turn = self.together.enter(&self.socket);
+        let _turn = turn.map_err(|errno| Error::io("waiting for a turn on the session", errno))?;
         let seq = self.inbox().ledger.open(opcode, Waiter::default())?;
         let mut packet = Scratch::outgoing();
         let filled = fill(seq, &mut packet).map_err(Error::Unsendable);
@@ -515,6 +539,8 @@ impl Turn<'_> {
                         Err(violation) => Err(Error::Protocol(violation)),
                     });
                 }
+                // The answer to a process that died before it came.
+                Ok(Arrival::Answer(_)) if self.shared.together.is_shared() => {}
                 Ok(Arrival::Answer(answer)) => {
                     // A statement of its own: `end` takes the lock that `inbox` holds.
                     let delivered = self.shared.inbox().deliver(&answer, packet, fds);

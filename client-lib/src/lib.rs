@@ -63,6 +63,7 @@ mod scratch;
 mod shares;
 mod socket;
 mod syncobj;
+mod together;
 mod usermem;
 mod vm;
 

@@ -229,6 +229,11 @@ impl<W> Default for Ledger<W> {
 }
 
 impl<W> Ledger<W> {
+    /// One whose numbers begin after `next`.
+    pub(crate) const fn starting_at(next: u32) -> Self {
+        Self { next, open: Vec::new(), ended: None }
+    }
+
     /// Takes a number for a request. Numbers start at 1 and wrap around; 0 belongs to events.
     ///
     /// # Errors

@@ -27,7 +27,11 @@ pub(crate) struct Buffers {
 impl Buffers {
     /// A handle was made.
     pub(crate) fn insert(&mut self, handle: BufferId, size: u64) {
-        self.sizes.insert(handle.0, size);
+        if self.sizes.insert(handle.0, size).is_some_and(|before| before != size) {
+            // Another process closed it and made it anew: the old offset is that of the old one.
+            self.remove(handle.0);
+            self.sizes.insert(handle.0, size);
+        }
     }
 
     /// A handle was closed; its offset maps nothing any more.
@@ -70,6 +74,23 @@ impl Buffers {
     }
 }
 
+/// Bytes of a buffer.
+///
+/// # Errors
+/// ENOENT for an unknown handle.
+pub(crate) fn size_of_buffer(node: &Node, handle: u32) -> Outcome<u64> {
+    let known = node::with_buffers(node.id, |buffers| buffers.size(handle))?;
+    match known {
+        Some(size) if !node.connection.is_shared() => Ok(size),
+        // What other processes make and close, only the broker knows.
+        _ => {
+            let size = memory(node, handle)?.size;
+            node::with_buffers(node.id, |buffers| buffers.insert(BufferId(handle), size))?;
+            Ok(size)
+        }
+    }
+}
+
 /// What mmap(2) is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
@@ -99,6 +120,10 @@ pub(crate) fn map(node: &Node, handle: u32, wanted: Wanted, within: u64) -> Outc
     let offset = memory.offset.checked_add(within).and_then(|at| i64::try_from(at).ok());
     let offset = offset.ok_or(Errno(libc::EINVAL))?;
     let Wanted { address, length, protection, flags } = wanted;
+    if within.checked_add(length as u64).is_none_or(|end| end > memory.size.next_multiple_of(PAGE))
+    {
+        return Err(Errno(libc::EINVAL));
+    }
     // SAFETY: the program asked for this mapping with these flags; what MAP_FIXED replaces is its
     // own decision.
     let mapped =

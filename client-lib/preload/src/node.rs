@@ -1,8 +1,12 @@
 //! Fds that stand for the device, and the session behind each.
 //!
-//! Behind an fd is a real one, a memfd that holds a name of the session, so that duplicating it,
-//! closing it and passing it on are the kernel's business. Every open is a session; fds that
-//! are duplicates of each other share one, as they share an open file.
+//! Behind an fd is the session's own socket, so that duplicating it, closing it, inheriting it and
+//! passing it on are the kernel's business, and the session lives as long as an open file would.
+//! Every open is a session; fds that are duplicates of each other share one. A child of `fork`, and
+//! a process that was sent such an fd, use the session together with the others
+//! ([`Connection::share`]).
+
+mod fork;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -10,7 +14,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_client::protocol::limits::CLIENT_NAME_BYTES_MAX;
 use gpu_broker_client::{Connection, default_socket_path};
-use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::errno::{Errno, Outcome};
@@ -57,14 +60,55 @@ fn table() -> MutexGuard<'static, Option<Table>> {
 /// ENODEV when no broker answers; EMFILE.
 pub(crate) fn open(minor: u32, cloexec: bool) -> Outcome<RawFd> {
     let connection = connect()?;
-    let fd = token(minor, cloexec)?;
+    let fd = rustix::io::fcntl_dupfd_cloexec(&connection, 0)?;
+    if !cloexec {
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?;
+    }
+    fork::watch();
+    let fd = fd.into_raw_fd();
     let mut table = table();
     let table = table.get_or_insert_default();
-    table.next += 1;
-    let id = FileId(table.next);
-    table.files.insert(id, File { minor, connection, fds: 0, buffers: Buffers::default() });
+    let id = table.insert(minor, connection);
     table.attach(fd, id);
     Ok(fd)
+}
+
+/// An fd that came from another process, or through `exec`: a session of the broker's, if it is
+/// one, is used from now on together with whoever else has it.
+pub(crate) fn adopt(fd: RawFd) -> Option<Node> {
+    let borrowed = borrow(fd).ok()?;
+    if rustix::net::sockopt::socket_type(borrowed) != Ok(SocketType::SEQPACKET) {
+        return None;
+    }
+    let theirs = rustix::net::sockopt::socket_peercred(borrowed).ok()?;
+    // Fences are such sockets too; sessions are connected to where the broker listens.
+    let known = connect().ok()?;
+    let listener = rustix::net::getpeername(&known).ok()??;
+    if rustix::net::getpeername(borrowed).ok()? != Some(listener) {
+        return None;
+    }
+    let broker = rustix::net::sockopt::socket_peercred(&known).ok()?;
+    if (theirs.pid, theirs.uid) != (broker.pid, broker.uid) {
+        return None;
+    }
+    let socket = out_of_the_way(rustix::io::fcntl_dupfd_cloexec(borrowed, 0).ok()?);
+    let connection = Connection::join(socket, known.hello().clone()).ok()?;
+    fork::watch();
+    {
+        let mut table = table();
+        let table = table.get_or_insert_default();
+        // The primary node's fds can do all that the others can.
+        let id = table.insert(crate::tree::PRIMARY, connection);
+        table.attach(fd, id);
+    }
+    of(fd)
+}
+
+/// The fd is about to be sent to another process.
+pub(crate) fn sent(fd: RawFd) {
+    if let Some(node) = of(fd) {
+        node.connection.share();
+    }
 }
 
 /// Our own fds lie above those that programs expect to get, as far as the limit lets them.
@@ -105,13 +149,6 @@ pub(crate) fn own() -> Vec<RawFd> {
     let mut own: Vec<RawFd> = files.map(|file| file.connection.as_fd().as_raw_fd()).collect();
     own.sort_unstable();
     own
-}
-
-/// The fd that the program gets.
-fn token(minor: u32, cloexec: bool) -> Outcome<RawFd> {
-    let flags = if cloexec { MemfdFlags::CLOEXEC } else { MemfdFlags::empty() };
-    let fd = rustix::fs::memfd_create(crate::tree::path_of(minor), flags)?;
-    Ok(fd.into_raw_fd())
 }
 
 /// What to call the program in logs and status.
@@ -182,6 +219,13 @@ pub(crate) fn closed_range(first: RawFd, last: RawFd) {
 }
 
 impl Table {
+    fn insert(&mut self, minor: u32, connection: Connection) -> FileId {
+        self.next += 1;
+        let id = FileId(self.next);
+        self.files.insert(id, File { minor, connection, fds: 0, buffers: Buffers::default() });
+        id
+    }
+
     fn attach(&mut self, fd: RawFd, id: FileId) {
         if let Some(file) = self.files.get_mut(&id) {
             file.fds += 1;

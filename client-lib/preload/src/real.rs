@@ -57,6 +57,7 @@ real! {
     faccessat(dirfd: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int = -1;
     ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int = -1;
     close(fd: c_int) -> c_int = -1;
+    sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_int) -> isize = -1;
     dup(fd: c_int) -> c_int = -1;
     dup2(fd: c_int, to: c_int) -> c_int = -1;
     dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = -1;

@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 use std::os::fd::AsFd;
 
+use crate::arg::{u32_at, u64_at};
 use crate::errno::{Errno, Outcome};
 
 const FAULT: Errno = Errno(libc::EFAULT);
@@ -161,6 +162,34 @@ pub(crate) fn u32s(address: u64, count: usize) -> Outcome<Vec<u32>> {
 pub(crate) fn u64s(address: u64, count: usize) -> Outcome<Vec<u64>> {
     let bytes = records(address, count, 8)?;
     Ok(bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect())
+}
+
+/// Longest list of control messages that is looked through.
+const CONTROL_MAX: usize = 64 * 1024;
+
+/// The fds that a message (`struct msghdr`) is about to pass on.
+///
+/// # Errors
+/// EFAULT.
+pub(crate) fn passed_fds(message: u64) -> Outcome<Vec<i32>> {
+    let header = records(message, 1, size_of::<libc::msghdr>())?;
+    let control = u64_at(&header, std::mem::offset_of!(libc::msghdr, msg_control));
+    let length = u64_at(&header, std::mem::offset_of!(libc::msghdr, msg_controllen));
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(CONTROL_MAX);
+    let control = records(control, 1, if control == 0 { 0 } else { length })?;
+    let head = size_of::<libc::cmsghdr>();
+    let mut rest = control.as_slice();
+    let mut fds = Vec::new();
+    while rest.len() >= head {
+        let length = usize::try_from(u64_at(rest, 0)).unwrap_or(usize::MAX);
+        let Some(body) = rest.get(head..length) else { break };
+        let of_fds = (u32_at(rest, 8), u32_at(rest, 12));
+        if of_fds == (libc::SOL_SOCKET.cast_unsigned(), libc::SCM_RIGHTS.cast_unsigned()) {
+            fds.extend(body.as_chunks().0.iter().map(|fd| i32::from_ne_bytes(*fd)));
+        }
+        rest = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+    }
+    Ok(fds)
 }
 
 #[cfg(test)]

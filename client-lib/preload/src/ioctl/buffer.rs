@@ -1,7 +1,7 @@
 //! Buffers.
 
 use std::ffi::{c_int, c_void};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use gpu_broker_client::protocol::message::{BufferCreate, BufferOf, BufferWait};
 use gpu_broker_client::protocol::object::{
@@ -16,7 +16,7 @@ use gpu_broker_uapi::i915::{
     drm_i915_gem_set_tiling, drm_i915_gem_sw_finish, drm_i915_gem_wait,
 };
 
-use super::{ask, done, reply};
+use super::{ask, ask_patiently, done, reply};
 use crate::arg::{Arg, at, u16_at, u32_at, u64_at};
 use crate::chain;
 use crate::errno::{Errno, Outcome};
@@ -108,10 +108,9 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
     if size == 0 {
         return Ok(0);
     }
-    done(
-        node,
-        Request::BufferAccess(BufferAccess { buffer: BufferId(handle), offset, size, write }),
-    )?;
+    let buffer = BufferId(handle);
+    let access = Request::BufferAccess(BufferAccess { buffer, offset, size, write });
+    ask_patiently(node, None, || is_idle(buffer), access)?;
     let memory = mapping::memory(node, handle)?;
     let length = usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?;
     let place = i64::try_from(memory.offset + offset).map_err(|_| Errno(libc::EINVAL))?;
@@ -133,6 +132,11 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
     Ok(0)
 }
 
+/// Asks whether a buffer is used by nobody: ETIME while it is.
+pub(super) fn is_idle(buffer: BufferId) -> Request<OwnedFd> {
+    Request::BufferWait(BufferWait { buffer, flags: 0, timeout_ns: 0 })
+}
+
 pub(super) fn mmap(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type M = drm_i915_gem_mmap;
     let handle = arg.u32(at!(M, handle));
@@ -140,8 +144,7 @@ pub(super) fn mmap(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     if arg.u64(at!(M, flags)) & !MMAP_WC != 0 {
         return Err(Errno(libc::EINVAL));
     }
-    let whole = node::with_buffers(node.id, |buffers| buffers.size(handle))?;
-    let whole = whole.ok_or(Errno(libc::ENOENT))?;
+    let whole = mapping::size_of_buffer(node, handle)?;
     if offset.checked_add(size).is_none_or(|end| end > whole) {
         return Err(Errno(libc::EINVAL));
     }
@@ -170,6 +173,7 @@ pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
         _ => return Err(Errno(libc::EINVAL)),
     }
     let handle = arg.u32(at!(M, handle));
+    mapping::size_of_buffer(node, handle)?;
     let offset = node::with_buffers(node.id, |buffers| buffers.offset(handle))?;
     arg.set_u64(at!(M, offset), offset.ok_or(Errno(libc::ENOENT))?);
     Ok(0)
@@ -177,21 +181,20 @@ pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 
 pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type S = drm_i915_gem_set_domain;
-    done(
-        node,
-        Request::BufferSetDomain(BufferSetDomain {
-            buffer: BufferId(arg.u32(at!(S, handle))),
-            read_domains: arg.u32(at!(S, read_domains)),
-            write_domain: arg.u32(at!(S, write_domain)),
-        }),
-    )
+    let buffer = BufferId(arg.u32(at!(S, handle)));
+    let request = BufferSetDomain {
+        buffer,
+        read_domains: arg.u32(at!(S, read_domains)),
+        write_domain: arg.u32(at!(S, write_domain)),
+    };
+    let request = Request::BufferSetDomain(request);
+    ask_patiently(node, None, || is_idle(buffer), request).map(|_| 0)
 }
 
 /// Nothing is scanned out, so there is nothing to flush.
 pub(super) fn sw_finish(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     let handle = arg.u32(at!(drm_i915_gem_sw_finish, handle));
-    let known = node::with_buffers(node.id, |buffers| buffers.size(handle))?;
-    known.map(|_| 0).ok_or(Errno(libc::ENOENT))
+    mapping::size_of_buffer(node, handle).map(|_| 0)
 }
 
 pub(super) fn busy(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
@@ -206,12 +209,11 @@ pub(super) fn busy(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 pub(super) fn wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type W = drm_i915_gem_wait;
     let timeout_ns = arg.i64(at!(W, timeout_ns));
-    let request = BufferWait {
-        buffer: BufferId(arg.u32(at!(W, bo_handle))),
-        flags: arg.u32(at!(W, flags)),
-        timeout_ns,
-    };
-    match ask(node, Request::BufferWait(request)) {
+    let buffer = BufferId(arg.u32(at!(W, bo_handle)));
+    let flags = arg.u32(at!(W, flags));
+    let request = Request::BufferWait(BufferWait { buffer, flags, timeout_ns });
+    let patience = u64::try_from(timeout_ns).ok();
+    match ask_patiently(node, patience, || is_idle(buffer), request) {
         Ok(answer) => {
             let waited = reply!(answer, Reply::BufferWait(waited) => waited)?;
             if timeout_ns > 0 {

@@ -13,7 +13,8 @@ use gpu_broker_uapi::sync::{
     dma_buf_import_sync_file, dma_buf_sync, sync_fence_info, sync_file_info, sync_merge_data,
 };
 
-use super::{ask, reply, share};
+use super::buffer::is_idle;
+use super::{ask, ask_patiently, reply, share};
 use crate::arg::{Arg, at, put};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
@@ -126,7 +127,8 @@ fn wait_for(session: &Node, fd: BorrowedFd<'_>, write: bool) -> Outcome<()> {
         read_domains: domain,
         write_domain: if write { domain } else { 0 },
     };
-    let waited = ask(session, Request::BufferSetDomain(request)).map(drop);
+    let request = Request::BufferSetDomain(request);
+    let waited = ask_patiently(session, None, || is_idle(handle), request).map(drop);
     if ours {
         share::release(session, handle.0);
     }

@@ -15,6 +15,7 @@ mod syncobj;
 
 use std::ffi::c_int;
 use std::os::fd::{OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use gpu_broker_client::protocol::{Reply, Request};
 use gpu_broker_uapi::ioctl::{DRM_COMMAND_BASE, DRM_IOCTL_BASE};
@@ -29,6 +30,8 @@ use crate::verdict::Verdict;
 const WRITE: u32 = 1;
 /// The kernel writes it.
 const READ: u32 = 2;
+/// Longest time between two looks at what is waited for.
+const PAUSE_MAX: Duration = Duration::from_millis(1);
 
 /// Takes a reply apart; any other reply is the broker's fault.
 macro_rules! reply {
@@ -41,6 +44,32 @@ pub(crate) use reply;
 /// Makes a request that carries no fd.
 pub(crate) fn ask(node: &Node, request: Request<OwnedFd>) -> Outcome<Reply<OwnedFd>> {
     Ok(node.connection.request(request)?)
+}
+
+/// Makes a request that may wait, without keeping other processes waiting that have the session
+/// too: then `poll` asks whether the wait would be over, until it is or `timeout_ns` has passed.
+pub(crate) fn ask_patiently(
+    node: &Node,
+    timeout_ns: Option<u64>,
+    poll: impl Fn() -> Request<OwnedFd>,
+    last: Request<OwnedFd>,
+) -> Outcome<Reply<OwnedFd>> {
+    if !node.connection.is_shared() {
+        return ask(node, last);
+    }
+    let end = timeout_ns.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
+    let mut pause = Duration::from_micros(10);
+    loop {
+        match ask(node, poll()) {
+            Err(Errno(libc::ETIME)) if end.is_none_or(|end| Instant::now() < end) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            Err(errno) => return Err(errno),
+            // What was waited for is there, so this does not wait.
+            Ok(_) => return ask(node, last),
+        }
+    }
 }
 
 /// A request whose reply says nothing but that it was done.
@@ -59,7 +88,7 @@ pub(crate) fn handle(fd: RawFd, request: u32, argument: u64) -> Verdict<c_int> {
     if kind == foreign::SYNC_FILE || kind == foreign::DMA_BUF {
         return foreign::handle(fd, request, argument);
     }
-    let Some(node) = node::of(fd) else { return Verdict::NotOurs };
+    let Some(node) = node::of(fd).or_else(|| node::adopt(fd)) else { return Verdict::NotOurs };
     if kind != DRM_IOCTL_BASE {
         return Verdict::Refused(Errno(libc::ENOTTY));
     }

@@ -14,7 +14,7 @@ use gpu_broker_uapi::drm::{
     drm_syncobj_timeline_array, drm_syncobj_timeline_wait, drm_syncobj_transfer, drm_syncobj_wait,
 };
 
-use super::{ask, done, reply};
+use super::{ask, ask_patiently, done, reply};
 use crate::arg::{Arg, at};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
@@ -111,7 +111,12 @@ fn waited(node: &Node, request: SyncobjWait) -> Outcome<u32> {
     if request.syncobjs.is_empty() {
         return Ok(u32::MAX);
     }
-    let answer = ask(node, Request::SyncobjWait(request))?;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
+    let left = u64::try_from(request.deadline_ns.saturating_sub(now)).unwrap_or(0);
+    // A deadline that has passed looks once.
+    let poll = || Request::SyncobjWait(SyncobjWait { deadline_ns: 0, ..request.clone() });
+    let answer = ask_patiently(node, Some(left), poll, Request::SyncobjWait(request.clone()))?;
     reply!(answer, Reply::SyncobjWait(waited) => waited.first_signaled)
 }
 

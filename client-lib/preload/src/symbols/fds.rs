@@ -51,7 +51,22 @@ fn close_between(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     if from <= last { unsafe { real::close_range(from, last, flags) } } else { 0 }
 }
 
+/// Looks for nodes among the fds that a message carries.
+fn sending(message: *const libc::msghdr) {
+    let Some(_inside) = Inside::enter() else { return };
+    // A bad pointer, or a list of fds that ends early, is the kernel's to refuse.
+    for fd in crate::user::passed_fds(message.addr() as u64).unwrap_or_default() {
+        node::sent(fd);
+    }
+}
+
 interpose! {
+    /// Sends a message, perhaps with fds of the device in it.
+    fn sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_int) -> isize {
+        sending(message);
+        // SAFETY: the program's own arguments to the same function.
+        unsafe { real::sendmsg(fd, message, flags) }
+    }
     /// Device control.
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
         let real = || {

@@ -1,0 +1,254 @@
+/* Programs that do with the device what few do, one per mode; run with the preload library.
+ * Each says "done" at its end and exits with 0, or says what went wrong. */
+#define _GNU_SOURCE
+#include <drm.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <i915_drm.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NODE "/dev/dri/renderD128"
+#define CHECK(that) \
+    do { \
+        if (!(that)) { \
+            fprintf(stderr, "%s:%d: %s: errno %d (%s)\n", __FILE__, __LINE__, #that, errno, \
+                    strerror(errno)); \
+            exit(1); \
+        } \
+    } while (0)
+
+static int opened(void) {
+    int fd = open(NODE, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static uint32_t created(int fd, uint64_t size) {
+    struct drm_i915_gem_create create = {.size = size};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0);
+    return create.handle;
+}
+
+static volatile uint32_t *mapped(int fd, uint32_t handle, size_t size) {
+    struct drm_i915_gem_mmap_offset where = {.handle = handle, .flags = I915_MMAP_OFFSET_WB};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
+    CHECK(at != MAP_FAILED);
+    return at;
+}
+
+/* Submits a batch, whose dwords are in `batch`, that may write `target` at 0x100000. */
+static void submitted(int fd, uint32_t batch, uint32_t target) {
+    struct drm_i915_gem_exec_object2 objects[2] = {
+        {.handle = target, .offset = 0x100000, .flags = EXEC_OBJECT_PINNED | EXEC_OBJECT_WRITE},
+        {.handle = batch},
+    };
+    struct drm_i915_gem_execbuffer2 execbuf = {
+        .buffers_ptr = (uintptr_t)objects,
+        .buffer_count = 2,
+        .flags = I915_EXEC_BLT | I915_EXEC_NO_RELOC,
+    };
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf) == 0);
+}
+
+/* Stores `value` through the GPU, and sees it. */
+static void stored(int fd, uint32_t value) {
+    uint32_t target = created(fd, 4096), batch = created(fd, 4096);
+    const uint32_t commands[] = {0x10000002, 0x00100000, 0, value, 0x05000000, 0};
+    struct drm_i915_gem_pwrite write = {
+        .handle = batch, .size = sizeof commands, .data_ptr = (uintptr_t)commands};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_PWRITE, &write) == 0);
+    submitted(fd, batch, target);
+    struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0);
+    CHECK(mapped(fd, target, 4096)[0] == value);
+    for (uint32_t handle = batch;; handle = target) {
+        struct drm_gem_close close = {.handle = handle};
+        CHECK(ioctl(fd, DRM_IOCTL_GEM_CLOSE, &close) == 0);
+        if (handle == target) break;
+    }
+}
+
+static void succeeds(pid_t child) {
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Child and parent share the open file: handles and memory of the one are the other's. */
+static void forks(void) {
+    int fd = opened();
+    uint32_t shared = created(fd, 4096);
+    volatile uint32_t *word = mapped(fd, shared, 4096);
+    for (int round = 0; round < 3; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        for (int n = 0; n < 100; n++) stored(fd, n);
+        if (child == 0) {
+            mapped(fd, shared, 4096)[round] = 7;
+            _exit(0);
+        }
+        succeeds(child);
+        CHECK(word[round] == 7);
+    }
+    /* A child that outlives nobody's patience: the session goes on without it. */
+    pid_t child = fork();
+    if (child == 0) {
+        for (;;) stored(fd, 1);
+    }
+    for (int n = 0; n < 50; n++) stored(fd, n);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    for (int n = 0; n < 50; n++) stored(fd, n);
+}
+
+/* A process that never opened the device gets it over a socket. */
+static void passes(void) {
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+                             .msg_controllen = sizeof control};
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(recvmsg(ends[1], &message, 0) == 1);
+        int fd;
+        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+        for (int n = 0; n < 100; n++) stored(fd, n);
+        CHECK(mapped(fd, 1, 4096)[0] == 5);
+        _exit(0);
+    }
+    int fd = opened();
+    CHECK(created(fd, 4096) == 1);
+    mapped(fd, 1, 4096)[0] = 5;
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    CHECK(sendmsg(ends[0], &message, 0) == 1);
+    for (int n = 0; n < 100; n++) stored(fd, n);
+    succeeds(child);
+}
+
+/* Two hundred sessions at once, by path and by /proc, each with its own handles. */
+static void many(void) {
+    int fds[200];
+    struct stat node, by_fd;
+    CHECK(stat(NODE, &node) == 0 && S_ISCHR(node.st_mode) && major(node.st_rdev) == 226);
+    for (int n = 0; n < 200; n++) {
+        char path[64];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", n ? fds[n - 1] : 0);
+        fds[n] = n % 2 ? open(path, O_RDWR) : opened();
+        CHECK(fds[n] >= 0 && fstat(fds[n], &by_fd) == 0);
+        CHECK(by_fd.st_rdev == node.st_rdev && by_fd.st_ino == node.st_ino);
+        CHECK(created(fds[n], 4096) == 1);
+    }
+    int again = dup(fds[0]), other = fcntl(fds[0], F_DUPFD_CLOEXEC, 300);
+    CHECK(created(again, 4096) == 2 && created(other, 4096) == 3);
+    CHECK(close(fds[0]) == 0 && close(again) == 0 && created(other, 4096) == 4);
+    CHECK(dup2(fds[1], other) == other && created(other, 4096) == 2);
+    close_range(3, ~0u, 0);
+    CHECK(fcntl(fds[1], F_GETFD) == -1 && errno == EBADF);
+    stored(opened(), 3);
+}
+
+/* Waits for ever for a batch that spins, to be killed meanwhile. */
+static void hangs(void) {
+    int fd = opened();
+    uint32_t target = created(fd, 4096), batch = created(fd, 4096);
+    volatile uint32_t *commands = mapped(fd, batch, 4096);
+    /* MI_SEMAPHORE_WAIT until the target's first dword is 1, by polling. */
+    const uint32_t spin[] = {0x0e00c002, 1, 0x00100000, 0, 0x05000000, 0};
+    for (size_t n = 0; n < sizeof spin / sizeof *spin; n++) commands[n] = spin[n];
+    submitted(fd, batch, target);
+    puts("running");
+    fflush(stdout);
+    struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
+    ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait);
+}
+
+static uint64_t state;
+
+static uint64_t any(void) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+/* A pointer that may be good, bad, or at the edge of both. */
+static uint64_t pointer(unsigned char *good, size_t size) {
+    switch (any() % 8) {
+    case 0: return 0;
+    case 1: return any();
+    case 2: return (uintptr_t)good + size - any() % 64;
+    case 3: return any() % 8192;
+    default: return (uintptr_t)good + any() % size / 8 * 8;
+    }
+}
+
+static void fuzz(int seconds, uint64_t seed) {
+    enum { SIZE = 65536 };
+    state = seed | 1;
+    unsigned char *good = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(good != MAP_FAILED && munmap(good + SIZE - 4096, 4096) == 0);
+    size_t size = SIZE - 4096;
+    time_t end = time(NULL) + seconds;
+    unsigned long calls = 0, worked = 0;
+    int fd = opened();
+    while (time(NULL) < end) {
+        if (any() % 2000 == 0) {
+            close(fd);
+            fd = opened();
+        }
+        for (int n = 0; n < 16; n++) {
+            uint64_t word = any() % 4 ? any() % 8 : any() % 2 ? any() : pointer(good, size);
+            memcpy(good + any() % (size - 8) / 4 * 4, &word, sizeof word);
+        }
+        uint32_t number = any() % 4 ? 0x40 + any() % 0x3e : any() % 3 ? 0xbf + any() % 16 : any() % 256;
+        /* What waits for ever would not be fuzzing for long; WAIT has a mode of its own. */
+        uint64_t kind = any() % 16 ? 'd' : any() % 2 ? 'b' : '>';
+        uint64_t request = any() % 4 << 30 | any() % 130 << 16 | kind << 8 | number;
+        uint64_t argument = pointer(good, size);
+        if (argument >= (uintptr_t)good && argument < (uintptr_t)good + size - 64) {
+            /* Often something that is almost right. */
+            uint64_t inner = pointer(good, size);
+            memcpy((void *)(uintptr_t)argument + any() % 8 * 8 % 56, &inner, sizeof inner);
+        }
+        alarm(10);
+        if (number != 0x6c && number != 0xc3 && number != 0xca) {
+            int result = ioctl(fd, request, argument);
+            CHECK(result >= -1);
+            worked += result == 0;
+            calls++;
+        }
+    }
+    alarm(0);
+    stored(opened(), 9);
+    printf("%lu calls, %lu worked\n", calls, worked);
+}
+
+int main(int count, char **arguments) {
+    const char *mode = count > 1 ? arguments[1] : "";
+    if (!strcmp(mode, "forks")) forks();
+    else if (!strcmp(mode, "passes")) passes();
+    else if (!strcmp(mode, "many")) many();
+    else if (!strcmp(mode, "hangs")) hangs();
+    else if (!strcmp(mode, "fuzz") && count > 3) fuzz(atoi(arguments[2]), strtoull(arguments[3], NULL, 0));
+    else return 2;
+    puts("done");
+    return 0;
+}
