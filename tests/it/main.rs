@@ -9,6 +9,7 @@ mod daemon;
 mod engines;
 mod hostile;
 mod policy;
+mod preload;
 mod python;
 mod simulation;
 mod stacks;

@@ -54,6 +54,13 @@ pub fn client_example(name: &'static str) -> PathBuf {
     path
 }
 
+/// `libgpu_broker_preload.so`, fresh.
+#[must_use]
+pub fn preload() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    built("gpu-broker-preload", "libgpu_broker_preload.so", &BUILT)
+}
+
 /// What a package builds, after a build that runs once per test process: cargo does not build
 /// another package's programs for a test, and a stale daemon would pass tests that the sources fail.
 fn built(package: &str, name: &str, once: &OnceLock<()>) -> PathBuf {

@@ -93,6 +93,20 @@ pub(crate) unsafe fn statx(
 }
 
 /// # Safety
+/// As [`fstatat`].
+pub(crate) unsafe fn statfs(path: *const c_char, into: *mut libc::statfs) -> c_int {
+    // SAFETY: the kernel checks both pointers and answers EFAULT.
+    int(unsafe { libc::syscall(libc::SYS_statfs, path, into) })
+}
+
+/// # Safety
+/// As [`fstatat`].
+pub(crate) unsafe fn fstatfs(fd: c_int, into: *mut libc::statfs) -> c_int {
+    // SAFETY: the kernel checks the pointer and answers EFAULT.
+    int(unsafe { libc::syscall(libc::SYS_fstatfs, fd, into) })
+}
+
+/// # Safety
 /// As [`fstatat`], for `size` bytes at `into`.
 pub(crate) unsafe fn readlinkat(
     dirfd: c_int,

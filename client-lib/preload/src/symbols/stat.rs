@@ -130,7 +130,67 @@ fn disguise_x(stat: &mut libc::statx) {
     }
 }
 
+/// What udev asks of a file to believe that it is sysfs.
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+const DEBUGFS_MAGIC: i64 = 0x6462_6720;
+
+/// The file system that a path of the tree seems to be on.
+fn magic(path: &str) -> Option<i64> {
+    if path.starts_with("/sys/kernel/debug") {
+        return Some(DEBUGFS_MAGIC);
+    }
+    path.starts_with("/sys").then_some(SYSFS_MAGIC)
+}
+
+/// Answers `statfs` for a file of the tree, whose path in it is known.
+fn file_system(path: Option<CString>, into: *mut libc::statfs) -> Verdict<c_int> {
+    let Some((path, tree)) = path.zip(tree::known()) else { return Verdict::NotOurs };
+    // SAFETY: the kernel checks `into`; the path is ours.
+    let result = unsafe { real::statfs(path.as_ptr(), into) };
+    let inside = path.to_str().map(|path| paths::visible(tree, path));
+    if let (0, Some(magic)) = (result, inside.ok().and_then(magic)) {
+        // SAFETY: the kernel has just filled it in for this thread.
+        unsafe { (*into).f_type = magic };
+    }
+    Verdict::Ours(result)
+}
+
+fn file_system_of(fd: c_int, into: *mut libc::statfs) -> c_int {
+    let ours = || {
+        let Some(tree) = tree::known() else { return Verdict::NotOurs };
+        let inside = paths::link_of(fd).filter(|path| path.starts_with(tree.root()));
+        file_system(inside.and_then(|path| CString::new(path).ok()), into)
+    };
+    // SAFETY: the kernel checks the pointer.
+    decide(-1, ours, || unsafe { real::fstatfs(fd, into) })
+}
+
+fn file_system_at(path: *const c_char, into: *mut libc::statfs) -> c_int {
+    let ours = || match paths::locate(AT_FDCWD, path) {
+        Ok(Place::Node(_, path) | Place::Tree(path)) => file_system(Some(path), into),
+        Ok(Place::Elsewhere | Place::Fd(_)) | Err(_) => Verdict::NotOurs,
+    };
+    // SAFETY: the kernel checks both pointers.
+    decide(-1, ours, || unsafe { real::statfs(path, into) })
+}
+
 interpose! {
+    /// The file system of what is open.
+    fn fstatfs(fd: c_int, into: *mut libc::statfs) -> c_int {
+        file_system_of(fd, into)
+    }
+    /// As `fstatfs`; on 64-bit machines they are the same.
+    fn fstatfs64(fd: c_int, into: *mut libc::statfs) -> c_int {
+        file_system_of(fd, into)
+    }
+    /// The file system of a path.
+    fn statfs(path: *const c_char, into: *mut libc::statfs) -> c_int {
+        file_system_at(path, into)
+    }
+    /// As `statfs`.
+    fn statfs64(path: *const c_char, into: *mut libc::statfs) -> c_int {
+        file_system_at(path, into)
+    }
     /// Looks at a path.
     fn stat(path: *const c_char, into: *mut libc::stat) -> c_int {
         look(AT_FDCWD, path, into, 0)

@@ -1,0 +1,46 @@
+//! Mesa and the media driver: they find the GPU, name it, and open it.
+
+use super::{Said, Stage, installed, said};
+
+const VULKAN_DRIVER: &str = "/usr/share/vulkan/icd.d/intel_icd.x86_64.json";
+const EGLINFO: &str = "/usr/bin/eglinfo.x86_64-linux-gnu";
+
+fn vulkaninfo(stage: &Stage) -> Said {
+    installed("vulkaninfo", "vulkan-tools");
+    installed(VULKAN_DRIVER, "mesa-vulkan-drivers");
+    let mut command = stage.command("vulkaninfo");
+    said(command.arg("--summary").env("VK_ICD_FILENAMES", VULKAN_DRIVER))
+}
+
+#[test]
+fn vulkaninfo_names_the_gpu() {
+    let mut stage = Stage::new();
+    let told = vulkaninfo(&stage);
+    told.succeeded();
+    told.says(&["0x8086", "0x5926", "DRIVER_ID_INTEL_OPEN_SOURCE_MESA", "KBL GT3"]);
+    stage.daemon.assert_unharmed();
+}
+
+/// eglinfo also tries platforms that are not there, and fails for those.
+#[test]
+fn eglinfo_names_the_driver_on_both_platforms() {
+    let mut stage = Stage::new();
+    installed(EGLINFO, "mesa-utils-bin");
+    let told = stage.run(EGLINFO, &[]);
+    for platform in ["Surfaceless platform:", "Device platform:"] {
+        let section = told.text.split(platform).nth(1).unwrap_or_default();
+        let section = section.split("platform:").next().unwrap_or_default();
+        assert!(section.contains("EGL driver name: iris"), "{platform} in:\n{}", told.text);
+    }
+    stage.daemon.assert_unharmed();
+}
+
+#[test]
+fn vainfo_lists_the_profiles_of_the_media_driver() {
+    let mut stage = Stage::new();
+    installed("vainfo", "vainfo and intel-media-va-driver");
+    let told = stage.run("vainfo", &["--display", "drm", "--device", "/dev/dri/renderD128"]);
+    told.succeeded();
+    told.says(&["Intel iHD driver", "VAProfileH264Main", "VAProfileHEVCMain"]);
+    stage.daemon.assert_unharmed();
+}

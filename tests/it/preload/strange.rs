@@ -1,0 +1,81 @@
+//! Programs that fork, pass the device on, open it often, die, or throw nonsense at it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use gpu_broker_tests::binaries;
+
+use super::Stage;
+
+/// Seconds of nonsense. `GPU_BROKER_FUZZ_SECONDS` makes it longer.
+const FUZZ_S: &str = "20";
+
+/// Compiles `strange.c`, which says what each mode does.
+fn program(stage: &Stage) -> PathBuf {
+    let source = binaries::repository().join("tests/it/preload/strange.c");
+    let program = stage.runtime.path().join("strange");
+    let output = Command::new("cc")
+        .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-I/usr/include/libdrm", "-o"])
+        .args([&program, &source])
+        .output()
+        .expect("a C compiler is installed (Debian: apt-get install gcc libc6-dev libdrm-dev)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+#[track_caller]
+fn behaves(arguments: &[&str]) {
+    let mut stage = Stage::new();
+    let before = stage.daemon.footprint();
+    let told = stage.run(program(&stage), arguments);
+    assert!(told.succeeded().ends_with("done\n"), "{}", told.text);
+    stage.daemon.settles_to(&before);
+    stage.daemon.assert_unharmed();
+}
+
+#[test]
+fn parent_and_child_share_the_open_file() {
+    behaves(&["forks"]);
+}
+
+#[test]
+fn a_process_that_is_sent_the_fd_has_the_open_file() {
+    behaves(&["passes"]);
+}
+
+#[test]
+fn two_hundred_opens_are_two_hundred_sessions() {
+    behaves(&["many"]);
+}
+
+#[test]
+fn nonsense_gets_errnos_and_never_a_signal() {
+    let seconds = std::env::var("GPU_BROKER_FUZZ_SECONDS").unwrap_or_else(|_| FUZZ_S.to_owned());
+    let seed = std::process::id().wrapping_mul(2_654_435_761).to_string();
+    eprintln!("seed {seed}");
+    behaves(&["fuzz", &seconds, &seed]);
+}
+
+#[test]
+fn a_program_killed_while_its_batch_runs_leaves_nothing() {
+    let mut stage = Stage::new();
+    let before = stage.daemon.footprint();
+    // Without `timeout` between, which would be killed in its place.
+    let mut child = Command::new(program(&stage))
+        .arg("hangs")
+        .env("LD_PRELOAD", binaries::preload())
+        .env("GPU_BROKER_SOCKET", stage.daemon.socket())
+        .env("XDG_RUNTIME_DIR", stage.runtime.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it was just built");
+    let mut line = String::new();
+    let output = child.stdout.take().expect("a pipe");
+    BufReader::new(output).read_line(&mut line).expect("it is text");
+    assert_eq!(line, "running\n");
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    stage.daemon.settles_to(&before);
+    stage.daemon.assert_unharmed();
+}
