@@ -1,13 +1,15 @@
 //! Buffers in the program's address space: fake offsets, and the memory behind them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{c_int, c_void};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use gpu_broker_client::protocol::message::{BufferMapped, BufferOf};
 use gpu_broker_client::protocol::{BufferId, Reply, Request};
 
 use crate::errno::{Errno, Outcome};
+use crate::ioctl::reply;
 use crate::node::{self, Node};
 use crate::real;
 
@@ -22,9 +24,81 @@ pub(crate) struct Buffers {
     offsets: HashMap<u32, u64>,
     handles: BTreeMap<u64, u32>,
     allocated: u64,
+    /// Memory that was used lately, the latest last: many small writes to one buffer are common.
+    recent: Vec<(u32, Arc<BufferMapped<OwnedFd>>)>,
+    idle: Idle,
 }
 
+/// Which buffers the GPU is known not to use, so that small writes need not ask the broker.
+///
+/// Only what this process alone can give the GPU to use is ever here: not what was exported or
+/// imported, and nothing once the session is shared.
+#[derive(Default)]
+struct Idle {
+    known: HashSet<u32>,
+    outside: HashSet<u32>,
+    /// Counts submissions: a wait that one overtook proves nothing.
+    submissions: u64,
+}
+
+/// How many buffers' memory is kept at hand; each costs an fd.
+const RECENT_MAX: usize = 8;
+
 impl Buffers {
+    fn recent(&self, handle: u32) -> Option<Arc<BufferMapped<OwnedFd>>> {
+        self.recent.iter().rev().find(|(known, _)| *known == handle).map(|(_, m)| Arc::clone(m))
+    }
+
+    fn keep(&mut self, handle: u32, memory: &Arc<BufferMapped<OwnedFd>>) {
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.remove(0);
+        }
+        self.recent.push((handle, Arc::clone(memory)));
+    }
+
+    /// A buffer was made here, so that nobody uses it yet.
+    pub(crate) fn made(&mut self, handle: BufferId, size: u64) {
+        self.insert(handle, size);
+        self.idle.known.insert(handle.0);
+    }
+
+    /// A buffer came from outside or goes there.
+    pub(crate) fn leaves(&mut self, handle: u32) {
+        self.idle.outside.insert(handle);
+        self.idle.known.remove(&handle);
+    }
+
+    /// These buffers are about to be used.
+    pub(crate) fn submitted(&mut self, handles: impl Iterator<Item = u32>) {
+        self.idle.submissions += 1;
+        for handle in handles {
+            self.idle.known.remove(&handle);
+        }
+    }
+
+    /// Submissions so far, to be remembered before a wait.
+    pub(crate) fn submissions(&self) -> u64 {
+        self.idle.submissions
+    }
+
+    /// A wait for a buffer has ended that began after so many submissions.
+    pub(crate) fn waited(&mut self, handle: u32, submissions: u64) {
+        let ours = self.sizes.contains_key(&handle) && !self.idle.outside.contains(&handle);
+        if ours && submissions == self.idle.submissions {
+            self.idle.known.insert(handle);
+        }
+    }
+
+    /// Whether nobody can be using the buffer.
+    pub(crate) fn is_idle(&self, handle: u32) -> bool {
+        self.idle.known.contains(&handle)
+    }
+
+    /// The fds that are kept.
+    pub(crate) fn own_fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.recent.iter().map(|(_, memory)| memory.fd.as_raw_fd())
+    }
+
     /// A handle was made.
     pub(crate) fn insert(&mut self, handle: BufferId, size: u64) {
         if self.sizes.insert(handle.0, size).is_some_and(|before| before != size) {
@@ -37,6 +111,9 @@ impl Buffers {
     /// A handle was closed; its offset maps nothing any more.
     pub(crate) fn remove(&mut self, handle: u32) {
         self.sizes.remove(&handle);
+        self.recent.retain(|(known, _)| *known != handle);
+        self.idle.known.remove(&handle);
+        self.idle.outside.remove(&handle);
         if let Some(offset) = self.offsets.remove(&handle) {
             self.handles.remove(&offset);
         }
@@ -135,18 +212,48 @@ pub(crate) fn map(node: &Node, handle: u32, wanted: Wanted, within: u64) -> Outc
 ///
 /// # Errors
 /// ENOENT for an unknown handle.
-pub(crate) fn memory(node: &Node, handle: u32) -> Outcome<BufferMapped<OwnedFd>> {
-    let request = Request::<OwnedFd>::BufferMap(BufferOf { buffer: BufferId(handle) });
-    if let Reply::BufferMap(mapped) = node.connection.request(request)? {
-        Ok(mapped)
-    } else {
-        Err(Errno(libc::EIO))
+pub(crate) fn memory(node: &Node, handle: u32) -> Outcome<Arc<BufferMapped<OwnedFd>>> {
+    // Another process may have closed the handle and made it anew.
+    let alone = !node.connection.is_shared();
+    if alone && let Some(memory) = node::with_buffers(node.id, |buffers| buffers.recent(handle))? {
+        return Ok(memory);
     }
+    let request = Request::<OwnedFd>::BufferMap(BufferOf { buffer: BufferId(handle) });
+    let mut mapped = reply!(node.connection.request(request)?, Reply::BufferMap(mapped) => mapped)?;
+    if alone {
+        mapped.fd = node::out_of_the_way(mapped.fd);
+    }
+    let memory = Arc::new(mapped);
+    if alone {
+        node::with_buffers(node.id, |buffers| buffers.keep(handle, &memory))?;
+    }
+    Ok(memory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_buffer_is_idle_only_when_that_is_certain() {
+        let mut buffers = Buffers::default();
+        buffers.made(BufferId(1), 4096);
+        buffers.made(BufferId(2), 4096);
+        buffers.insert(BufferId(3), 4096);
+        assert!(buffers.is_idle(1) && !buffers.is_idle(3));
+        let before = buffers.submissions();
+        buffers.submitted([1].into_iter());
+        buffers.waited(1, before);
+        assert!(!buffers.is_idle(1) && buffers.is_idle(2), "the wait was overtaken");
+        buffers.waited(1, buffers.submissions());
+        assert!(buffers.is_idle(1));
+        buffers.leaves(1);
+        buffers.waited(1, buffers.submissions());
+        assert!(!buffers.is_idle(1), "others may use it");
+        buffers.remove(2);
+        buffers.waited(2, buffers.submissions());
+        assert!(!buffers.is_idle(2), "the handle is gone");
+    }
 
     #[test]
     fn an_offset_finds_its_buffer_and_nothing_beyond_it() {

@@ -130,15 +130,23 @@ pub(crate) fn connect() -> Outcome<Connection> {
 }
 
 /// Moves an fd of ours up.
-fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
+pub(crate) fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
     OWN_FDS.iter().find_map(|least| rustix::io::fcntl_dupfd_cloexec(&fd, *least).ok()).unwrap_or(fd)
+}
+
+impl File {
+    /// Fds of ours that belong to it.
+    fn own_fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.buffers.own_fds().chain([self.connection.as_fd().as_raw_fd()])
+    }
 }
 
 /// Whether an fd is one of ours that the program knows nothing of, so must not close.
 pub(crate) fn is_own(fd: RawFd) -> bool {
-    fd >= OWN_FDS[2]
+    let [.., least] = OWN_FDS;
+    fd >= least
         && table().as_ref().is_some_and(|table| {
-            table.files.values().any(|file| file.connection.as_fd().as_raw_fd() == fd)
+            table.files.values().any(|file| file.own_fds().any(|own| own == fd))
         })
 }
 
@@ -146,7 +154,7 @@ pub(crate) fn is_own(fd: RawFd) -> bool {
 pub(crate) fn own() -> Vec<RawFd> {
     let table = table();
     let files = table.iter().flat_map(|table| table.files.values());
-    let mut own: Vec<RawFd> = files.map(|file| file.connection.as_fd().as_raw_fd()).collect();
+    let mut own: Vec<RawFd> = files.flat_map(File::own_fds).collect();
     own.sort_unstable();
     own
 }

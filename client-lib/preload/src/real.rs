@@ -55,6 +55,8 @@ real! {
     scandir(path: *const c_char, list: *mut c_void, select: Select, compare: Compare) -> c_int = -1;
     realpath(path: *const c_char, resolved: *mut c_char) -> *mut c_char = std::ptr::null_mut();
     faccessat(dirfd: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int = -1;
+    getxattr(path: *const c_char, name: *const c_char, into: *mut c_void, size: usize) -> isize = -1;
+    lgetxattr(path: *const c_char, name: *const c_char, into: *mut c_void, size: usize) -> isize = -1;
     ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int = -1;
     close(fd: c_int) -> c_int = -1;
     sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_int) -> isize = -1;

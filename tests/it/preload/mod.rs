@@ -8,7 +8,7 @@ mod stacks;
 mod strange;
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use gpu_broker_tests::{Daemon, binaries};
@@ -52,6 +52,23 @@ impl Stage {
         // Mesa keeps shaders in the user's cache, and would find those of another test.
         command.env("XDG_CACHE_HOME", self.runtime.path());
         command
+    }
+
+    /// Compiles one of the C programs beside this file, whose first lines say what it does.
+    #[track_caller]
+    fn compile(&self, name: &str, libraries: &[&str]) -> PathBuf {
+        let source = binaries::repository().join("tests/it/preload").join(name).with_extension("c");
+        let program = self.runtime.path().join(name);
+        let output = Command::new("cc")
+            .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-I/usr/include/libdrm"])
+            .arg("-o")
+            .args([&program, &source])
+            .args(libraries)
+            .output()
+            .expect("a C compiler is installed (Debian: apt-get install gcc libc6-dev)");
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tests/run tools installs headers:\n{complained}");
+        program
     }
 
     fn run(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Said {

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use gpu_broker_tests::daemon::Builder;
 use gpu_broker_tests::{Daemon, binaries};
 
 use super::{Said, Stage, installed, said};
@@ -14,10 +13,12 @@ const NOBODY: &str = "65534";
 
 /// A daemon that everybody may connect to.
 fn open_to_all() -> Stage {
-    let daemon: Daemon = Builder::new().config("[daemon]\nsocket_mode = \"0666\"").start();
+    let daemon = Daemon::start();
     let directory = daemon.socket().parent().expect("the socket lies in a directory");
-    let readable = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(directory, readable).expect("the directory is ours");
+    for (path, mode) in [(directory, 0o755), (daemon.socket(), 0o666)] {
+        let open = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, open).expect("it is ours");
+    }
     Stage::with(daemon)
 }
 

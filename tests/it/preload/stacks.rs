@@ -44,3 +44,24 @@ fn vainfo_lists_the_profiles_of_the_media_driver() {
     told.says(&["Intel iHD driver", "VAProfileH264Main", "VAProfileHEVCMain"]);
     stage.daemon.assert_unharmed();
 }
+
+/// Contexts, memory, submissions, fences and timelines, as anv makes them.
+#[test]
+fn a_vulkan_program_submits_and_waits() {
+    let mut stage = Stage::new();
+    installed(VULKAN_DRIVER, "mesa-vulkan-drivers");
+    let program = stage.compile("vulkan", &["-lvulkan"]);
+    let told = said(stage.command(program).env("VK_ICD_FILENAMES", VULKAN_DRIVER));
+    assert!(told.succeeded().ends_with("done\n"), "{}", told.text);
+    stage.daemon.assert_unharmed();
+}
+
+/// The same as iris makes them.
+#[test]
+fn a_gles_program_draws_and_waits() {
+    let mut stage = Stage::new();
+    let program = stage.compile("gles", &["-lEGL", "-lGLESv2"]);
+    let told = stage.run(program, &[]);
+    assert!(told.succeeded().ends_with("done\n"), "{}", told.text);
+    stage.daemon.assert_unharmed();
+}

@@ -39,7 +39,7 @@ const MODE_FIXED: u64 = 4;
 fn make(node: &Node, request: BufferCreate) -> Outcome<(u32, u64)> {
     let answer = ask(node, Request::BufferCreate(request))?;
     let made = reply!(answer, Reply::BufferCreate(made) => made)?;
-    node::with_buffers(node.id, |buffers| buffers.insert(made.buffer, made.size))?;
+    node::with_buffers(node.id, |buffers| buffers.made(made.buffer, made.size))?;
     Ok((made.buffer.0, made.size))
 }
 
@@ -108,9 +108,7 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
     if size == 0 {
         return Ok(0);
     }
-    let buffer = BufferId(handle);
-    let access = Request::BufferAccess(BufferAccess { buffer, offset, size, write });
-    ask_patiently(node, None, || is_idle(buffer), access)?;
+    may_copy(node, BufferAccess { buffer: BufferId(handle), offset, size, write })?;
     let memory = mapping::memory(node, handle)?;
     let length = usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?;
     let place = i64::try_from(memory.offset + offset).map_err(|_| Errno(libc::EINVAL))?;
@@ -130,6 +128,26 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
         }
     }
     Ok(0)
+}
+
+/// Checks the range and waits for the GPU: by the broker, unless the answer is known.
+fn may_copy(node: &Node, access: BufferAccess) -> Outcome<()> {
+    let handle = access.buffer.0;
+    let alone = !node.connection.is_shared();
+    let (idle, whole, submissions) = node::with_buffers(node.id, |buffers| {
+        (buffers.is_idle(handle), buffers.size(handle), buffers.submissions())
+    })?;
+    if alone && idle {
+        let end = access.offset.checked_add(access.size);
+        let inside = end.zip(whole).is_some_and(|(end, whole)| end <= whole);
+        return if inside { Ok(()) } else { Err(Errno(libc::EINVAL)) };
+    }
+    let request = Request::BufferAccess(access);
+    ask_patiently(node, None, || is_idle(access.buffer), request)?;
+    if alone && access.write {
+        node::with_buffers(node.id, |buffers| buffers.waited(handle, submissions))?;
+    }
+    Ok(())
 }
 
 /// Asks whether a buffer is used by nobody: ETIME while it is.

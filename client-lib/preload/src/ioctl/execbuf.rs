@@ -75,6 +75,8 @@ pub(super) fn execbuffer2(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
         points: &lists.points,
         relocations: &lists.relocations,
     };
+    let handles = lists.objects.iter().map(|object| object.handle);
+    node::with_buffers(node.id, |buffers| buffers.submitted(handles))?;
     let reply = node.connection.execbuf(&head, &sent, in_fence)?;
     lists.write_addresses(objects, &reply.offsets)?;
     if let Some(fence) = reply.fence {

@@ -34,6 +34,7 @@ pub(super) fn gem_close(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 }
 
 pub(super) fn export(node: &Node, handle: u32, flags: u32) -> Outcome<OwnedFd> {
+    node::with_buffers(node.id, |buffers| buffers.leaves(handle))?;
     let request = BufferExport { buffer: BufferId(handle), flags };
     reply!(ask(node, Request::BufferExport(request))?, Reply::BufferExport(exported) => exported.fd)
 }
@@ -42,7 +43,10 @@ pub(super) fn export(node: &Node, handle: u32, flags: u32) -> Outcome<OwnedFd> {
 pub(super) fn import(node: &Node, fd: impl AsFd) -> Outcome<BufferCreated> {
     let request = Request::BufferImport(BufferImport { fd: fd.as_fd() });
     let made = reply!(node.connection.request(request)?, Reply::BufferImport(made) => made)?;
-    node::with_buffers(node.id, |buffers| buffers.insert(made.buffer, made.size))?;
+    node::with_buffers(node.id, |buffers| {
+        buffers.insert(made.buffer, made.size);
+        buffers.leaves(made.buffer.0);
+    })?;
     Ok(made)
 }
 

@@ -258,6 +258,30 @@ interpose! {
     ) -> isize {
         link(dirfd, path, into, size.min(room))
     }
+    /// An attribute of a file, which `ls -l` asks for.
+    fn getxattr(
+        path: *const c_char,
+        name: *const c_char,
+        into: *mut c_void,
+        size: usize,
+    ) -> isize {
+        redirected(-1, AT_FDCWD, path, |_, path| {
+            // SAFETY: the program's own arguments, or a C string of ours in the place of its path.
+            unsafe { real::getxattr(path, name, into, size) }
+        })
+    }
+    /// As `getxattr`, of a link itself.
+    fn lgetxattr(
+        path: *const c_char,
+        name: *const c_char,
+        into: *mut c_void,
+        size: usize,
+    ) -> isize {
+        redirected(-1, AT_FDCWD, path, |_, path| {
+            // SAFETY: the program's own arguments, or a C string of ours in the place of its path.
+            unsafe { real::lgetxattr(path, name, into, size) }
+        })
+    }
     /// Resolves a path.
     fn realpath(path: *const c_char, resolved: *mut c_char) -> *mut c_char {
         canonical(path, resolved)
