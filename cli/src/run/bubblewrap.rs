@@ -37,11 +37,11 @@ pub(super) fn run(bwrap: &Path, plan: &Plan<'_>) -> Result<ExitCode, Failure> {
     arguments(&mut command, plan);
     command.arg("--info-fd").arg(writer.as_raw_fd().to_string());
     command.arg("--").args(plan.command);
-    // Before there is a child, so that no signal is lost; a new program starts with none blocked.
+    let mut child = command.spawn().map_err(|error| failed("bwrap cannot be started", error))?;
+    // Not before: the child would inherit it. A signal in between ends us, and bubblewrap with us.
     let mut signals: SigSet = FORWARDED.into_iter().collect();
     signals.extend(FROM_TERMINAL);
     signals.thread_block().map_err(|error| failed("signals cannot be held back", error.into()))?;
-    let mut child = command.spawn().map_err(|error| failed("bwrap cannot be started", error))?;
     drop(writer);
     std::thread::spawn(move || forward(&signals, reader));
     let status = child.wait().map_err(|error| failed("waiting for bwrap", error))?;
@@ -56,6 +56,8 @@ fn arguments(command: &mut Command, plan: &Plan<'_>) {
         command.arg("--unshare-net");
     }
     command.args(["--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    // What a process may write about itself, such as how soon it is killed for want of memory.
+    command.args(["--bind", "/proc", "/proc"]);
     if let Ok(here) = std::env::current_dir()
         && here != Path::new("/")
     {
