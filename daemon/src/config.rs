@@ -124,6 +124,8 @@ pub struct SessionConfig {
     pub buffer_bytes: u64,
     /// Bytes of all buffers together.
     pub buffer_memory_bytes: u64,
+    /// Bytes of application memory (userptr), each memfd whole and once.
+    pub userptr_memory_bytes: u64,
     /// Objects of one EXECBUF.
     pub objects_per_execbuf: u32,
     /// Submissions not completed.
@@ -142,6 +144,7 @@ impl Default for SessionConfig {
             buffers: limits::BUFFERS_PER_SESSION_MAX,
             buffer_bytes: limits::BUFFER_BYTES_MAX,
             buffer_memory_bytes: limits::BUFFER_MEMORY_PER_SESSION_BYTES_MAX,
+            userptr_memory_bytes: limits::USERPTR_MEMORY_PER_SESSION_BYTES_MAX,
             objects_per_execbuf: limits::OBJECTS_PER_EXECBUF_MAX,
             submissions_in_flight: limits::SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX,
             pending_waits: limits::PENDING_WAITS_PER_SESSION_MAX,
@@ -160,6 +163,7 @@ impl SessionConfig {
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
             buffer_memory_bytes: self.buffer_memory_bytes,
+            userptr_memory_bytes: self.userptr_memory_bytes,
             objects_per_execbuf: self.objects_per_execbuf,
             submissions_in_flight: self.submissions_in_flight,
         }
@@ -184,7 +188,7 @@ impl SessionConfig {
     }
 
     /// Every key with its value and the most it may be.
-    fn ceilings(&self) -> [(&'static str, u64, u64); 9] {
+    fn ceilings(&self) -> [(&'static str, u64, u64); 10] {
         let most = Self::default();
         [
             ("contexts", self.contexts.into(), most.contexts.into()),
@@ -192,6 +196,7 @@ impl SessionConfig {
             ("buffers", self.buffers.into(), most.buffers.into()),
             ("buffer_bytes", self.buffer_bytes, most.buffer_bytes),
             ("buffer_memory_bytes", self.buffer_memory_bytes, most.buffer_memory_bytes),
+            ("userptr_memory_bytes", self.userptr_memory_bytes, most.userptr_memory_bytes),
             (
                 "objects_per_execbuf",
                 self.objects_per_execbuf.into(),

@@ -57,7 +57,7 @@ fn watch_syncobjs<F: DeviceFile>(
 }
 
 /// What to do about a wait that was begun.
-fn answer(begun: Begun) -> Result<Answer, Refusal> {
+pub(crate) fn answer(begun: Begun) -> Result<Answer, Refusal> {
     begun.map(|reply| reply.map_or(Answer::Later, Answer::Now))
 }
 
@@ -177,6 +177,6 @@ impl<D: Device> Open<D> {
 }
 
 /// The session's waits; most clients never need them.
-fn waits(waits: &mut Option<Box<Waits>>, limit: u32) -> &mut Waits {
+pub(crate) fn waits(waits: &mut Option<Box<Waits>>, limit: u32) -> &mut Waits {
     waits.get_or_insert_with(|| Box::new(Waits::new(limit)))
 }

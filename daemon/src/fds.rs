@@ -13,6 +13,8 @@ use rustix::net::RecvFlags;
 
 use crate::packet::Fds;
 
+/// Of so many blocks of 512 bytes, a mebibyte, a file in memory is large.
+const LARGE_BLOCKS: i64 = 2048;
 /// What may wait for a closing thread.
 const QUEUE_MAX: usize = 8192;
 /// Closing threads, all but one of which a client may have made wait before others notice.
@@ -39,9 +41,17 @@ pub(crate) fn dispose_connection(socket: OwnedFd) {
 /// for anybody: memfds, pipes, and anonymous inodes such as eventfds. Asks nobody but the kernel.
 fn closes_at_once(fd: &OwnedFd) -> bool {
     // Only files in memory have seals, and those are what clients send most. This costs a third of
-    // what the other question does.
-    rustix::fs::fcntl_get_seals(fd).is_ok()
-        || device_of(fd).is_some_and(|device| harmless_devices().contains(&Some(device)))
+    // what the other question does. The last one to close such a file frees its pages, which of a large
+    // one takes long.
+    if rustix::fs::fcntl_get_seals(fd).is_ok() {
+        return !is_large(fd);
+    }
+    device_of(fd).is_some_and(|device| harmless_devices().contains(&Some(device)))
+}
+
+/// Whether a file in memory has many pages; also if it does not say.
+fn is_large(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd).map_or(true, |stat| stat.st_blocks >= LARGE_BLOCKS)
 }
 
 fn device_of(fd: &OwnedFd) -> Option<(u32, u32)> {
@@ -170,6 +180,15 @@ mod tests {
         let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
         assert!(!closes_at_once(&socket.into()));
         assert!(!closes_at_once(&std::fs::File::open("/proc/self/exe").expect("file").into()));
+    }
+
+    #[test]
+    fn memfds_with_many_pages_close_elsewhere() {
+        let memfd = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC).expect("memfd");
+        rustix::fs::ftruncate(&memfd, 1 << 40).expect("sparse");
+        assert!(closes_at_once(&memfd), "no pages, however long it is");
+        rustix::io::pwrite(&memfd, &vec![1; 2 << 20], 0).expect("memory");
+        assert!(!closes_at_once(&memfd));
     }
 
     #[test]

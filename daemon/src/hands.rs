@@ -140,6 +140,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
     type Buffer = F::Buffer;
     type Fence = F::Fence;
     type Syncobj = F::Syncobj;
+    type UserMemory = F::UserMemory;
 
     fn create_vm(&self) -> Result<F::Vm, Refusal> {
         self.file.create_vm().map_err(|error| refusal_of(&error))
@@ -194,6 +195,38 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
 
     fn create_buffer(&self, size: u64) -> Result<F::Buffer, Refusal> {
         self.file.create_buffer(size).map_err(|error| refusal_of(&error))
+    }
+
+    fn create_userptr(
+        &self,
+        memory: &F::UserMemory,
+        offset: u64,
+        size: u64,
+        read_only: bool,
+    ) -> Result<F::Buffer, Refusal> {
+        let made = self.file.create_userptr(memory, offset, size, read_only);
+        made.map_err(|error| refusal_of(&error))
+    }
+
+    fn pin_userptr(&self, buffer: &F::Buffer) -> Result<(), Refusal> {
+        self.file.pin_userptr(buffer).map_err(|error| match &error {
+            DeviceError::Os { errno, doing } => {
+                Refusal::new(Reason::UserptrPages).with_errno(*errno).with_detail(*doing)
+            }
+            DeviceError::OutOfMemory
+            | DeviceError::OutOfFds
+            | DeviceError::NotAFence
+            | DeviceError::NotABuffer
+            | DeviceError::NotASyncobj
+            | DeviceError::NoFence
+            | DeviceError::Lost
+            | DeviceError::PagesGone => refusal_of(&error),
+        })
+    }
+
+    fn is_busy(&self, buffer: &F::Buffer) -> bool {
+        let busy = self.file.buffer_busy(buffer);
+        busy.writer.is_some() || busy.readers != 0
     }
 
     fn submit(

@@ -43,6 +43,7 @@ pub mod socket;
 mod status;
 mod systemd;
 mod throttle;
+mod userptr;
 mod wait;
 mod waits;
 

@@ -188,9 +188,8 @@ impl<D: Device> Open<D> {
             Q::BufferMadvise(b) => R::BufferMadvise(s.buffer_madvise(&b)?),
             Q::BufferExport(b) => R::BufferExport(self.buffer_export(&b)?),
             Q::BufferImport(b) => R::BufferImport(self.buffer_import(&b, fds)?),
-            Q::UserptrCreate(_) | Q::UserptrInvalidate(_) => {
-                return Err(Refusal::new(Reason::UserptrUnsupported).into());
-            }
+            Q::UserptrCreate(b) => R::UserptrCreate(self.userptr_create(&b, fds)?),
+            Q::UserptrInvalidate(b) => return Ok(self.userptr_invalidate(now, seq, &b)?),
             Q::FenceStatus(b) => R::FenceStatus(self.fence_status(&b, fds)?),
             Q::FenceMerge(b) => R::FenceMerge(self.fence_merge(&b, fds)?),
             Q::SyncobjCreate(b) => R::SyncobjCreate(s.syncobj_create(&b)?),

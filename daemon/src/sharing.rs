@@ -22,7 +22,7 @@ impl<D: Device> Open<D> {
     /// An fd to map the buffer with.
     pub(crate) fn buffer_map(&self, request: &BufferOf) -> Result<BufferMapped<OwnedFd>, Refusal> {
         let file = &self.session.hands().file;
-        self.session.with_buffer(request.buffer, |buffer, size| {
+        self.session.buffer_map(request.buffer, |buffer, size| {
             let (fd, offset) = file.share_buffer(buffer).map_err(|error| refusal_of(&error))?;
             Ok(BufferMapped { offset, size, fd })
         })?

@@ -24,6 +24,8 @@ pub(crate) enum Wait {
     Transfer(Then),
     /// THROTTLE: for what was queued until then.
     Throttle { until: Time },
+    /// USERPTR_INVALIDATE.
+    Invalidate,
 }
 
 impl Wait {
@@ -36,6 +38,7 @@ impl Wait {
             Self::Syncobjs { .. } => Opcode::SyncobjWait,
             Self::Transfer(_) => Opcode::SyncobjTransfer,
             Self::Throttle { .. } => Opcode::Throttle,
+            Self::Invalidate => Opcode::UserptrInvalidate,
         }
     }
 
@@ -44,7 +47,11 @@ impl Wait {
         match self {
             Self::Syncobjs { count, .. } => *count,
             Self::Transfer(_) => 1,
-            Self::Buffer { .. } | Self::SetDomain | Self::Access | Self::Throttle { .. } => 0,
+            Self::Buffer { .. }
+            | Self::SetDomain
+            | Self::Access
+            | Self::Throttle { .. }
+            | Self::Invalidate => 0,
         }
     }
 
@@ -58,7 +65,8 @@ impl Wait {
         if let Self::Throttle { until } = self { Some(*until) } else { None }
     }
 
-    /// The answer when it ended in time; `first` is which syncobj signalled first.
+    /// The answer when it ended in time; `first` is what the watch said, such as which syncobj signalled
+    /// first.
     ///
     /// # Errors
     /// What is left to do may be refused.
@@ -87,6 +95,9 @@ impl Wait {
                 Reply::SyncobjTransfer
             }
             Self::Throttle { .. } => Reply::Throttle,
+            // The watch says 1 if some of the work was lost.
+            Self::Invalidate if first != 0 => return Err(Reason::UserptrLost.into()),
+            Self::Invalidate => Reply::UserptrInvalidate,
         })
     }
 
@@ -94,6 +105,7 @@ impl Wait {
     pub(crate) const fn timeout(&self) -> Reason {
         match self {
             Self::Syncobjs { .. } | Self::Transfer(_) => Reason::SyncobjTimeout,
+            Self::Invalidate => Reason::UserptrInUse,
             Self::Buffer { .. } | Self::SetDomain | Self::Access | Self::Throttle { .. } => {
                 Reason::WaitTimeout
             }

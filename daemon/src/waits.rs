@@ -1,5 +1,5 @@
 //! Replies that come later: BUFFER_WAIT, BUFFER_SET_DOMAIN, BUFFER_ACCESS, SYNCOBJ_WAIT,
-//! SYNCOBJ_TRANSFER, THROTTLE.
+//! SYNCOBJ_TRANSFER, THROTTLE, USERPTR_INVALIDATE.
 //!
 //! A wait asks the session's device for a watch and ends when that fires or its time is over. Waits
 //! are limited, and with them what they cost the device:
@@ -10,6 +10,8 @@
 //! * BUFFER_SET_DOMAIN and BUFFER_ACCESS have no time limit: a watch each.
 //! * SYNCOBJ_WAIT and SYNCOBJ_TRANSFER have a watch each, too, which is taken back when their time
 //!   is over and when the client is gone.
+//! * USERPTR_INVALIDATE has a time limit and a watch each, which cannot be taken back: one whose wait is
+//!   over counts as a wait until it fires.
 //! * THROTTLE watches the oldest request that any of them waits for, then the next.
 //!
 //! A handle that is closed ends none of them, as in the kernel.
@@ -87,6 +89,8 @@ pub(crate) struct Waits {
     watches: Vec<Watched>,
     /// Of THROTTLE.
     throttle: Option<u64>,
+    /// Of USERPTR_INVALIDATE, after the wait was over.
+    abandoned: Vec<u64>,
     waiting: Vec<Waiting>,
     finished: VecDeque<Ended>,
     last_token: u64,
@@ -271,6 +275,31 @@ impl Waits {
         Ok(None)
     }
 
+    /// Begins a USERPTR_INVALIDATE. `invalidate` does it and watches with the token it gets; true if no
+    /// work uses the old pages. Without a token it only looks.
+    ///
+    /// # Errors
+    /// [`Reason::WaitLimit`], and nothing is invalidated; what `invalidate` says; with `timeout_ns` 0,
+    /// [`Reason::UserptrInUse`].
+    pub(crate) fn begin_invalidate(
+        &mut self,
+        now: Time,
+        seq: u32,
+        timeout_ns: u64,
+        invalidate: impl FnOnce(Option<u64>) -> Result<bool, Refusal>,
+    ) -> Begun {
+        self.check_limit()?;
+        let token = (timeout_ns != 0).then(|| self.next_token());
+        if invalidate(token)? {
+            return Ok(Some(Reply::UserptrInvalidate));
+        }
+        let token = token.ok_or(Reason::UserptrInUse)?;
+        let deadline = Some(now.0.saturating_add(timeout_ns));
+        let (wait, needs) = (Wait::Invalidate, Needs::Watch(token));
+        self.waiting.push(Waiting { seq, wait, needs, deadline });
+        Ok(None)
+    }
+
     /// A handle was closed. Waits go on for the work they know of, as the kernel's do.
     pub(crate) fn forget_buffer(&mut self, closed: BufferId) {
         for watch in &mut self.watches {
@@ -293,6 +322,7 @@ impl Waits {
             return self.throttle_on(now, device);
         }
         self.watches.retain(|watch| watch.token != token);
+        self.abandoned.retain(|abandoned| *abandoned != token);
         self.settle(now, Needs::Watch(token), first);
         let mut successors =
             self.waiting.iter().filter(|waiting| waiting.needs == Needs::OneAfter(token));
@@ -378,7 +408,8 @@ impl Waits {
     }
 
     fn check_limit(&self) -> Result<(), Refusal> {
-        if self.waiting.len().saturating_add(self.finished.len()) >= self.limit {
+        let waits = [self.waiting.len(), self.finished.len(), self.abandoned.len()];
+        if waits.iter().sum::<usize>() >= self.limit {
             return Err(Reason::WaitLimit.into());
         }
         Ok(())
@@ -410,6 +441,9 @@ impl Waits {
         let over = |waiting: &mut Waiting| waiting.deadline.is_some_and(|end| end <= now.0);
         for waiting in self.waiting.extract_if(.., over) {
             waiting.unwatch(device);
+            if let (Wait::Invalidate, Needs::Watch(token)) = (&waiting.wait, waiting.needs) {
+                self.abandoned.push(token);
+            }
             self.finished.push_back(waiting.refused(waiting.wait.timeout()));
         }
     }

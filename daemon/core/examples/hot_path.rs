@@ -23,6 +23,7 @@ impl Hands for Nothing {
     type Buffer = u64;
     type Fence = ();
     type Syncobj = ();
+    type UserMemory = ();
 
     fn create_vm(&self) -> Result<(), Refusal> {
         Ok(())
@@ -47,6 +48,15 @@ impl Hands for Nothing {
     }
     fn create_buffer(&self, size: u64) -> Result<u64, Refusal> {
         Ok(size)
+    }
+    fn create_userptr(&self, (): &(), _: u64, size: u64, _: bool) -> Result<u64, Refusal> {
+        Ok(size)
+    }
+    fn pin_userptr(&self, _: &u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn is_busy(&self, _: &u64) -> bool {
+        false
     }
     fn submit(&self, (): &(), s: &Submission<'_, Self>) -> Result<Submitted<()>, Refusal> {
         std::hint::black_box(s);

@@ -20,6 +20,7 @@ use gpu_broker_protocol::{BufferId, Reason, Refusal};
 use crate::hands::Hands;
 use crate::memory::{Memory, Room, Vm};
 use crate::session::Session;
+use crate::userptrs::{Gone, User};
 
 /// Kernel's ENOTSUP for what newer devices lost.
 const EOPNOTSUPP: i32 = 95;
@@ -32,6 +33,8 @@ pub(crate) struct Buffer<H: Hands> {
     /// Number of the last submission that named it, so that one which names it twice is found
     /// without a set.
     pub(crate) last_submission: AtomicU64,
+    /// Set if it is an application's memory.
+    pub(crate) user: Option<Box<User>>,
     /// [`Modes`] in one word: a submission reads each of its buffers from memory, so they are kept
     /// small.
     modes: AtomicU64,
@@ -77,9 +80,29 @@ const SYSTEM: EngineId = EngineId { class: 0, instance: 0 };
 
 impl<H: Hands> Buffer<H> {
     fn new(device: H::Buffer, size: u64) -> Arc<Self> {
+        Arc::new(Self::with(device, size, None))
+    }
+
+    /// Of an application's memory.
+    pub(crate) fn over(device: H::Buffer, size: u64, user: User) -> Arc<Self> {
+        Arc::new(Self::with(device, size, Some(Box::new(user))))
+    }
+
+    fn with(device: H::Buffer, size: u64, user: Option<Box<User>>) -> Self {
         let modes = Modes { caching: caching::CACHED, tiling: tiling::NONE, stride: 0 };
         let modes = AtomicU64::new(modes.to_word());
-        Arc::new(Self { device, size, last_submission: AtomicU64::new(0), modes })
+        Self { device, size, last_submission: AtomicU64::new(0), user, modes }
+    }
+
+    /// What it counts against the session's buffer memory: an application's memory does not.
+    pub(crate) const fn charged_bytes(&self) -> u64 {
+        if self.user.is_some() { 0 } else { self.size }
+    }
+
+    /// # Errors
+    /// The reason, if it is an application's memory.
+    fn not_user(&self, reason: Reason) -> Result<(), Refusal> {
+        if self.user.is_some() { Err(reason.into()) } else { Ok(()) }
     }
 
     fn modes(&self) -> Modes {
@@ -160,8 +183,10 @@ impl<H: Hands> Session<H> {
     /// ENOENT for an unknown handle. (The kernel answers EINVAL to GEM_CLOSE of an unknown handle;
     /// the preload translates.)
     pub fn buffer_close(&self, buffer: BufferId) -> Result<(), Refusal> {
+        let mut gone = Gone::nothing();
         let mut memory = self.memory.lock();
         let closed = memory.remove_buffer(buffer)?;
+        self.userptr_closed(buffer, &closed, &mut gone);
         // Another thread may let go of a VM while we hold it; the end of one must not come under
         // the lock, so all are let go of after it.
         let vms: Vec<Arc<Vm<H>>> = memory.living_vms();
@@ -198,7 +223,8 @@ impl<H: Hands> Session<H> {
     ///
     /// # Errors
     /// ENODEV on discrete devices; EINVAL for GPU domains, or a write domain that is not the read
-    /// domain; ENOENT for an unknown handle, which is not looked at without read domains.
+    /// domain; ENOENT for an unknown handle, which is not looked at without read domains; EFAULT or
+    /// ENOMEM for an application's memory whose pages cannot be had.
     pub fn buffer_set_domain(&self, request: &BufferSetDomain) -> Result<Option<bool>, Refusal> {
         if self.caps.discrete {
             return Err(Reason::BufferUnsupported.into());
@@ -211,7 +237,7 @@ impl<H: Hands> Session<H> {
         if read_domains == 0 {
             return Ok(None);
         }
-        self.find_buffer(buffer)?;
+        self.userptr_validate(buffer)?;
         Ok(Some(write_domain != 0))
     }
 
@@ -220,7 +246,7 @@ impl<H: Hands> Session<H> {
     ///
     /// # Errors
     /// EOPNOTSUPP from version 12 on, Tiger Lake excepted; for a size above 0: ENOENT for an
-    /// unknown handle, EINVAL for a range outside the buffer.
+    /// unknown handle, EINVAL for a range outside the buffer and for an application's memory.
     pub fn buffer_access(&self, request: &BufferAccess) -> Result<Option<bool>, Refusal> {
         // The devices that lost relocations lost these two with them.
         if !self.caps.has_relocations {
@@ -235,6 +261,7 @@ impl<H: Hands> Session<H> {
             let detail = format!("{} + {} of {}", request.offset, request.size, buffer.size);
             return Err(Refusal::new(Reason::BufferRange).with_detail(detail));
         }
+        buffer.not_user(Reason::UserptrTransfer)?;
         Ok(Some(request.write))
     }
 
@@ -242,7 +269,7 @@ impl<H: Hands> Session<H> {
     ///
     /// # Errors
     /// ENODEV on discrete devices, EOPNOTSUPP from 12.70 on; EINVAL for an unknown mode; ENOENT for
-    /// an unknown handle.
+    /// an unknown handle; ENXIO for an application's memory and any mode but cached.
     pub fn buffer_set_caching(&self, request: &BufferCaching) -> Result<(), Refusal> {
         if self.caps.discrete {
             return Err(Reason::BufferUnsupported.into());
@@ -258,7 +285,11 @@ impl<H: Hands> Session<H> {
                 return Err(Refusal::new(Reason::BufferCaching).with_detail(other.to_string()));
             }
         };
-        self.find_buffer(request.buffer)?.change_modes(|modes| modes.caching = mode);
+        let buffer = self.find_buffer(request.buffer)?;
+        if request.caching != caching::CACHED {
+            buffer.not_user(Reason::UserptrCaching)?;
+        }
+        buffer.change_modes(|modes| modes.caching = mode);
         Ok(())
     }
 
@@ -278,10 +309,11 @@ impl<H: Hands> Session<H> {
     /// i915 GEM_SET_TILING: recorded, for whoever asks; no access through it is offered.
     ///
     /// # Errors
-    /// ENOENT for an unknown handle; EINVAL for an unknown mode, or a stride that the mode cannot
-    /// have.
+    /// ENOENT for an unknown handle; ENXIO for an application's memory; EINVAL for an unknown mode, or
+    /// a stride that the mode cannot have.
     pub fn buffer_set_tiling(&self, request: &BufferSetTiling) -> Result<Tiling, Refusal> {
         let buffer = self.find_buffer(request.buffer)?;
+        buffer.not_user(Reason::UserptrTiling)?;
         let row = match request.mode {
             tiling::NONE => {
                 buffer.change_modes(|modes| (modes.tiling, modes.stride) = (tiling::NONE, 0));
@@ -325,11 +357,25 @@ impl<H: Hands> Session<H> {
     /// Checks PRIME_HANDLE_TO_FD.
     ///
     /// # Errors
-    /// EINVAL for unknown flags; ENOENT for an unknown handle.
+    /// EINVAL for unknown flags; ENOENT for an unknown handle; EINVAL for an application's memory.
     pub fn buffer_export(&self, request: &BufferExport) -> Result<(), Refusal> {
         if request.flags & !(export_flag::CLOEXEC | export_flag::RDWR) != 0 {
             return Err(Reason::BufferExportFlags.into());
         }
-        self.find_buffer(request.buffer).map(drop)
+        self.find_buffer(request.buffer)?.not_user(Reason::UserptrExport)
+    }
+
+    /// Lets `f` look at the device's buffer and its size in bytes, in order to map it.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle; ENODEV for an application's memory.
+    pub fn buffer_map<T>(
+        &self,
+        buffer: BufferId,
+        f: impl FnOnce(&H::Buffer, u64) -> T,
+    ) -> Result<T, Refusal> {
+        let buffer = self.find_buffer(buffer)?;
+        buffer.not_user(Reason::UserptrMap)?;
+        Ok(f(&buffer.device, buffer.size))
     }
 }

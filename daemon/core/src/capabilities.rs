@@ -46,6 +46,11 @@ pub struct Capabilities {
     pub has_bonds: bool,
     /// Objects may carry relocations: false on version 12 and later except Tiger Lake.
     pub has_relocations: bool,
+    /// The GPU shares the last level of cache with the CPU, or can snoop the CPU's caches. Without,
+    /// userptr is ENODEV.
+    pub has_llc_or_snoop: bool,
+    /// Address spaces have read-only pages: userptr's READ_ONLY.
+    pub has_read_only_pages: bool,
     /// A discrete device.
     pub discrete: bool,
     /// Slices, subslices and execution units.
@@ -99,6 +104,8 @@ impl Capabilities {
             pxp: false,
             has_bonds: true,
             has_relocations: true,
+            has_llc_or_snoop: true,
+            has_read_only_pages: true,
             discrete: false,
             sseu: SseuTopology { slice_mask: 0b11, subslice_mask: 0b111, eus_per_subslice: 8 },
         }

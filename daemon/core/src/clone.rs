@@ -119,6 +119,7 @@ mod tests {
         type Buffer = ();
         type Fence = ();
         type Syncobj = ();
+        type UserMemory = ();
 
         fn create_vm(&self) -> Result<(), Refusal> {
             unreachable!()
@@ -143,6 +144,15 @@ mod tests {
         }
         fn create_buffer(&self, _: u64) -> Result<(), Refusal> {
             unreachable!()
+        }
+        fn create_userptr(&self, (): &(), _: u64, _: u64, _: bool) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn pin_userptr(&self, (): &()) -> Result<(), Refusal> {
+            unreachable!()
+        }
+        fn is_busy(&self, (): &()) -> bool {
+            false
         }
         fn submit(&self, (): &(), _: &Submission<'_, Self>) -> Result<Submitted<()>, Refusal> {
             unreachable!()

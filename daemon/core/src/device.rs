@@ -175,6 +175,7 @@ impl Capabilities {
             HAS_GPU_RESET => self.hangcheck.into(),
             HAS_SCHEDULER => self.scheduler(),
             HAS_CONTEXT_ISOLATION => self.isolated_classes(),
+            HAS_USERPTR_PROBE => self.has_llc_or_snoop.into(),
             HAS_CONTEXT_FREQ_HINT => self.guc.into(),
             SUBSLICE_TOTAL => int(self.subslices().into())?,
             EU_TOTAL => int(self.eus().into())?,
@@ -214,8 +215,8 @@ impl Capabilities {
             | HAS_EXEC_SUBMIT_FENCE
             | HAS_EXEC_TIMELINE_FENCES
             | MMAP_GTT_COHERENT => 1,
-            // No semaphores between engines, no command parser, no userptr yet; privileged batches
-            // are not for clients (rule table §15).
+            // No semaphores between engines, no command parser; privileged batches are not for clients
+            // (rule table §15).
             HAS_OVERLAY
             | HAS_SEMAPHORES
             | HAS_SECURE_BATCHES
@@ -223,8 +224,7 @@ impl Capabilities {
             | CMD_PARSER_VERSION
             | HAS_RESOURCE_STREAMER
             | HAS_POOLED_EU
-            | MIN_EU_IN_POOL
-            | HAS_USERPTR_PROBE => 0,
+            | MIN_EU_IN_POOL => 0,
             _ => return None,
         })
     }

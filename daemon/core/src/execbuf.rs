@@ -21,6 +21,7 @@ use crate::relocate::Patch;
 use crate::select::{Selected, select};
 use crate::session::Session;
 use crate::time::Time;
+use crate::userptrs::Pinner;
 
 /// What EXECBUF gives back.
 #[derive(Debug)]
@@ -42,16 +43,18 @@ impl<H: Hands> Session<H> {
     ///
     /// Returns when the work is queued. Nothing that happens to the context between its lookup and
     /// that moment makes the request fail: it came before a DESTROY that overtakes it, or its work
-    /// is cancelled with the context's. So where the kernel answers late (rows 27 and 28) we answer
-    /// success, and the syncobjs are signalled with the error in both cases. If it was not done at
-    /// once the device reports it, and the daemon calls [`Session::handle_completion`].
+    /// is cancelled with the context's. So where the kernel answers late (row 28) we answer success,
+    /// and the syncobjs are signalled with the error in both cases. A collision with an invalidation
+    /// (row 27) has no effect: the kernel queues the request as lost, and signals. If it was not done
+    /// at once the device reports it, and the daemon calls [`Session::handle_completion`].
     ///
     /// # Errors
     /// Rule table §13, the first that applies: EINVAL for the request's own fields; EPERM (ENODEV
     /// from version 11 on) for SECURE; ENOENT for an unknown context or buffer; what
     /// materialisation says; EINVAL when no engine is selected; EIO when the device is wedged or
     /// the context banned; EINVAL for an object; EAGAIN at the limit of submissions in flight;
-    /// ENOSPC when the objects do not fit; what the device says.
+    /// ENOSPC when the objects do not fit; EAGAIN when an application's memory was invalidated
+    /// meanwhile; what the device says.
     pub fn execbuf(
         &self,
         now: Time,
@@ -111,10 +114,15 @@ impl<H: Hands> Session<H> {
         request: &Execbuf<'_>,
         fences: &mut Fences<H>,
     ) -> Result<(Submitted<H::Fence>, Vec<u64>), Refusal> {
+        // Let go of when the locks are.
+        let mut vms = Vec::new();
         let mut memory = self.memory.lock();
         memory.submission += 1;
         let mut space = live.vm.space.lock();
-        let mut objects = Objects::gather(&self.caps, &memory, &space, request, selected.width)?;
+        let mut pinner = Pinner { hands: &*self.hands, vms: &mut vms };
+        let own = (&live.vm.device, &mut *space);
+        let mut objects =
+            Objects::gather(&self.caps, &memory, own, &mut pinner, request, selected.width)?;
         if live.hangs.is_banned() {
             return Err(Reason::ContextBanned.into());
         }
@@ -133,11 +141,38 @@ impl<H: Hands> Session<H> {
         if request.head.flags & flag::GEN7_SOL_RESET != 0 {
             return Err(Refusal::new(Reason::ExecFlags).with_detail("GEN7_SOL_RESET"));
         }
-        let submitted = submit(live, selected, &objects, &patches, fences)?;
+        let submitted = self.submit_current(live, selected, &objects, &patches, fences)?;
         objects.submitted(&mut space);
+        // submit_fini of an application's memory.
+        drop(objects);
         in_flight.keep();
         memory.submissions = memory.submissions.saturating_add(1);
         Ok((submitted, offsets))
+    }
+
+    /// Submits, unless an application's memory was invalidated since it was gathered (row 27). From that
+    /// check until the device has the submission no invalidation comes: each finds the pages not used,
+    /// or the submission among those to wait for.
+    fn submit_current(
+        &self,
+        live: &Live<H>,
+        selected: Selected<'_>,
+        objects: &Objects<'_, H>,
+        patches: &[Patch],
+        fences: &mut Fences<H>,
+    ) -> Result<Submitted<H::Fence>, Refusal> {
+        if !objects.has_user() {
+            return submit(live, selected, objects, patches, fences);
+        }
+        let _held_off = self.userptrs.hold_off();
+        objects.check_current()?;
+        let submitted = submit(live, selected, objects, patches, fences);
+        if let Err(refusal) = &submitted
+            && refusal.reason == Reason::UserptrInvalidated
+        {
+            objects.invalidate();
+        }
+        submitted
     }
 
     /// What the device said at once, and what happened to the context meanwhile.

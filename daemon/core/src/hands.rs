@@ -19,6 +19,8 @@ pub trait Hands: Send + Sync + 'static {
     type Fence: Clone + Send + Sync + 'static;
     /// A container of a fence or of a timeline of fences. Clones are the same object.
     type Syncobj: Clone + Send + Sync + 'static;
+    /// A memfd of the client, mapped. Clones are the same mapping; buffers over it keep it.
+    type UserMemory: Clone + Send + Sync + 'static;
 
     /// Makes an empty address space.
     ///
@@ -62,10 +64,35 @@ pub trait Hands: Send + Sync + 'static {
     /// The device's refusal.
     fn create_buffer(&self, size: u64) -> Result<Self::Buffer, Refusal>;
 
+    /// Makes a buffer of a range of the client's memory (GEM_USERPTR). With `read_only` the GPU faults
+    /// when it writes.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn create_userptr(
+        &self,
+        memory: &Self::UserMemory,
+        offset: u64,
+        size: u64,
+        read_only: bool,
+    ) -> Result<Self::Buffer, Refusal>;
+
+    /// Takes hold of the pages that are behind a userptr buffer now, for submissions to come.
+    ///
+    /// # Errors
+    /// EFAULT or ENOMEM: they cannot be had.
+    fn pin_userptr(&self, buffer: &Self::Buffer) -> Result<(), Refusal>;
+
+    /// Whether work in flight uses the buffer.
+    fn is_busy(&self, buffer: &Self::Buffer) -> bool;
+
     /// Queues work and returns without waiting for it.
     ///
     /// # Errors
-    /// The device's refusal; nothing is queued then.
+    /// The device's refusal; nothing is queued then. [`Reason::UserptrInvalidated`] says that pages of
+    /// a userptr buffer were lost and must be pinned again.
+    ///
+    /// [`Reason::UserptrInvalidated`]: gpu_broker_protocol::Reason::UserptrInvalidated
     fn submit(
         &self,
         context: &Self::Context,

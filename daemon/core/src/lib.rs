@@ -49,6 +49,8 @@ mod syncobj;
 mod table;
 mod time;
 mod usage;
+mod userptr;
+mod userptrs;
 
 pub use capabilities::{Capabilities, SseuTopology};
 pub use class::{Class, ClassLimits, Hold, InFlight, Resource};
@@ -61,3 +63,4 @@ pub use status::SessionCounts;
 pub use syncobj::Exported;
 pub use time::Time;
 pub use usage::Accounts;
+pub use userptrs::{FileKey, Memfd};

@@ -118,13 +118,18 @@ impl<H: Hands> Memory<H> {
         Ok(Room { count, bytes: self.class.hold(Resource::BufferMemory, size)? })
     }
 
+    /// Bytes of memfds that userptr buffers may be over.
+    pub(crate) const fn userptr_limit(&self) -> u64 {
+        self.limits.userptr_memory_bytes
+    }
+
     /// A handle for a buffer that [`Self::reserve`] has found room for.
     pub(crate) fn insert_buffer(
         &mut self,
         buffer: Arc<Buffer<H>>,
         room: Room,
     ) -> Result<BufferId, Refusal> {
-        let size = buffer.size;
+        let size = buffer.charged_bytes();
         let id = self.buffers.insert(self.limits.buffers, buffer).ok_or(Reason::BufferLimit)?;
         self.buffer_bytes = self.buffer_bytes.saturating_add(size);
         room.count.keep();
@@ -135,9 +140,9 @@ impl<H: Hands> Memory<H> {
     /// Takes a handle away.
     pub(crate) fn remove_buffer(&mut self, id: BufferId) -> Result<Arc<Buffer<H>>, Refusal> {
         let buffer = self.buffers.remove(id.0).ok_or(Reason::NoSuchBuffer)?;
-        self.buffer_bytes = self.buffer_bytes.saturating_sub(buffer.size);
+        self.buffer_bytes = self.buffer_bytes.saturating_sub(buffer.charged_bytes());
         self.class.release(Resource::Buffers, 1);
-        self.class.release(Resource::BufferMemory, buffer.size);
+        self.class.release(Resource::BufferMemory, buffer.charged_bytes());
         Ok(buffer)
     }
 

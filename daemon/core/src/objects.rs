@@ -10,6 +10,8 @@ use crate::capabilities::Capabilities;
 use crate::hands::{Hands, Object};
 use crate::memory::Memory;
 use crate::space::{Effort, NoPlace, Place, Space, Want};
+use crate::userptr::Held;
+use crate::userptrs::Pinner;
 
 /// Bits of a GPU address.
 const ADDRESS_BITS: u32 = 48;
@@ -87,6 +89,10 @@ pub(crate) struct Objects<'a, H: Hands> {
     pub(crate) request: &'a Execbuf<'a>,
     /// The objects' counts of relocations, or-ed: 0 if no object has any.
     pub(crate) relocations: u32,
+    /// The application's memory among them, between submit_init and submit_fini.
+    user: Vec<Held<'a>>,
+    /// Positions of objects that nobody may write.
+    read_only: Vec<usize>,
     /// How many have no address yet.
     misplaced: usize,
     /// Bytes of the first batch.
@@ -100,17 +106,29 @@ impl<'a, H: Hands> Objects<'a, H> {
     ///
     /// # Errors
     /// ENOENT for an unknown handle; EINVAL for everything else of §13.2 and for a buffer that
-    /// appears twice.
+    /// appears twice; EFAULT, ENOMEM or EAGAIN for an application's memory (§14, submit_init).
     pub(crate) fn gather(
         caps: &Capabilities,
         memory: &'a Memory<H>,
-        space: &Space,
+        (vm, space): (&H::Vm, &mut Space),
+        pinner: &mut Pinner<'_, H>,
         request: &'a Execbuf<'a>,
         width: usize,
     ) -> Result<Self, Refusal> {
         let list = Vec::with_capacity(request.object_count());
-        let mut objects =
-            Self { list, memory, request, relocations: 0, misplaced: 0, batch_length: 0, width };
+        let (user, read_only) = (Vec::new(), Vec::new());
+        let (relocations, misplaced, batch_length) = (0, 0, 0);
+        let mut objects = Self {
+            list,
+            memory,
+            request,
+            relocations,
+            user,
+            read_only,
+            misplaced,
+            batch_length,
+            width,
+        };
         let batches = objects.batches();
         for (index, object) in request.objects().enumerate() {
             let Some(buffer) = memory.buffers.get(object.handle) else {
@@ -126,6 +144,13 @@ impl<'a, H: Hands> Objects<'a, H> {
                 objects.batch_length = batch_range(request, &object, buffer.size)?;
             }
             objects.relocations |= object.relocation_count;
+            if let Some(user) = &buffer.user {
+                let init = (object.handle, &**buffer, &**user);
+                objects.user.push(pinner.init(memory, init, Some((vm, &mut *space)))?);
+                if user.read_only {
+                    objects.read_only.push(index);
+                }
+            }
             let place = space.in_place(&want(&object, buffer.size));
             objects.misplaced += usize::from(place.is_none());
             objects.list.push(Object {
@@ -139,6 +164,34 @@ impl<'a, H: Hands> Objects<'a, H> {
             });
         }
         Ok(objects)
+    }
+
+    /// Whether an application's memory is among them.
+    pub(crate) fn has_user(&self) -> bool {
+        !self.user.is_empty()
+    }
+
+    /// submit_done (rule table §14). Whoever asks holds invalidations off until the device has the
+    /// submission.
+    ///
+    /// # Errors
+    /// EAGAIN if something was invalidated since submit_init.
+    pub(crate) fn check_current(&self) -> Result<(), Refusal> {
+        if self.user.iter().all(Held::is_current) {
+            Ok(())
+        } else {
+            Err(Reason::UserptrInvalidated.into())
+        }
+    }
+
+    /// The device lost pages of one of them, and does not say which.
+    pub(crate) fn invalidate(&self) {
+        self.user.iter().for_each(Held::invalidate);
+    }
+
+    /// Whether nobody may write the object.
+    pub(crate) fn is_read_only(&self, index: usize) -> bool {
+        self.read_only.contains(&index)
     }
 
     /// Positions of the batches: the first or the last objects.

@@ -77,6 +77,8 @@ pub struct SessionLimits {
     pub buffer_bytes: u64,
     /// Bytes of all buffers together.
     pub buffer_memory_bytes: u64,
+    /// Bytes of memfds that userptr buffers are over.
+    pub userptr_memory_bytes: u64,
     /// Objects of one EXECBUF.
     pub objects_per_execbuf: u32,
     /// Submissions that have not completed.
@@ -91,6 +93,7 @@ impl Default for SessionLimits {
             buffers: limits::BUFFERS_PER_SESSION_MAX,
             buffer_bytes: limits::BUFFER_BYTES_MAX,
             buffer_memory_bytes: limits::BUFFER_MEMORY_PER_SESSION_BYTES_MAX,
+            userptr_memory_bytes: limits::USERPTR_MEMORY_PER_SESSION_BYTES_MAX,
             objects_per_execbuf: limits::OBJECTS_PER_EXECBUF_MAX,
             submissions_in_flight: limits::SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX,
         }
@@ -108,6 +111,7 @@ impl SessionLimits {
             buffers: self.buffers.min(most.buffers),
             buffer_bytes: self.buffer_bytes.min(most.buffer_bytes),
             buffer_memory_bytes: self.buffer_memory_bytes.min(most.buffer_memory_bytes),
+            userptr_memory_bytes: self.userptr_memory_bytes.min(most.userptr_memory_bytes),
             objects_per_execbuf: self.objects_per_execbuf.min(most.objects_per_execbuf),
             submissions_in_flight: self.submissions_in_flight.min(most.submissions_in_flight),
         }

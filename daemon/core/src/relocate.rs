@@ -82,6 +82,10 @@ impl<H: Hands> Objects<'_, H> {
         if canonical(address) == relocation.presumed_offset {
             return Ok(None);
         }
+        if self.is_read_only(index) {
+            let refusal = Refusal::new(Reason::RelocationInvalid);
+            return Err(refusal.with_detail("the object is read-only memory"));
+        }
         let Some(object) = self.list.get_mut(index) else { return Ok(None) };
         let last = object.size.saturating_sub(WRITTEN_BYTES);
         if offset > last || !offset.is_multiple_of(4) {

@@ -28,6 +28,7 @@ use crate::set::Rules;
 use crate::sync::Mutex;
 use crate::syncobj::Syncobjs;
 use crate::time::Time;
+use crate::userptrs::Userptrs;
 use crate::{chain, clone, engines};
 
 /// Above this graphics version the kernel makes a context live in CREATE itself (rule table §0.2).
@@ -46,6 +47,7 @@ pub struct Session<H: Hands> {
     pub(crate) in_flight_limit: AtomicU32,
     pub(crate) contexts: Dance<Proto<H>, Live<H>>,
     pub(crate) memory: Mutex<Memory<H>>,
+    pub(crate) userptrs: Userptrs<H>,
     pub(crate) syncobjs: Mutex<Syncobjs<H>>,
     pub(crate) score: BanScore,
     pub(crate) in_flight: Arc<InFlight>,
@@ -79,6 +81,7 @@ impl<H: Hands> Session<H> {
             buffer_bytes: limits.buffer_bytes,
             in_flight_limit: AtomicU32::new(limits.submissions_in_flight),
             memory: Mutex::new(Memory::new(limits, Arc::clone(&class))),
+            userptrs: Userptrs::new(),
             syncobjs: Mutex::new(Syncobjs::new(SYNCOBJS_PER_SESSION_MAX)),
             score: BanScore::new(now),
             in_flight: Arc::new(InFlight::new(Arc::clone(&class))),
@@ -325,15 +328,18 @@ impl<H: Hands> Session<H> {
             buffers: 0,
             buffer_bytes: 0,
             buffer_memory_bytes: 0,
+            userptr_memory_bytes: 0,
             objects_per_execbuf: 0,
             submissions_in_flight: 0,
         };
         let none = Memory::new(nothing, Arc::clone(&self.class));
         let memory = std::mem::replace(&mut *self.memory.lock(), none);
+        let userptrs = self.userptrs.clear();
         let syncobjs = std::mem::replace(&mut *self.syncobjs.lock(), Syncobjs::new(0));
         // In this order, and after the locks: contexts before what they use.
         drop(contexts);
         drop(memory);
+        drop(userptrs);
         drop(syncobjs);
     }
 }

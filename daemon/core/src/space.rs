@@ -112,6 +112,13 @@ impl Space {
         }
     }
 
+    /// Forgets that the device knows the binding; answers it if it did. The buffer stays where it is.
+    pub(crate) fn set_off_device(&mut self, buffer: u32) -> Option<Place> {
+        let place = self.by_buffer.get_mut(&buffer).filter(|place| place.on_device)?;
+        place.on_device = false;
+        Some(*place)
+    }
+
     /// Takes a buffer out.
     pub(crate) fn remove(&mut self, buffer: u32) -> Option<Place> {
         let place = self.by_buffer.remove(&buffer)?;

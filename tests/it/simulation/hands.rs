@@ -98,6 +98,7 @@ impl Hands for SimHands {
     type Buffer = Memory;
     type Fence = usize;
     type Syncobj = Arc<Syncobj>;
+    type UserMemory = ();
 
     fn create_vm(&self) -> Result<Counted, Refusal> {
         self.made(0)
@@ -170,6 +171,24 @@ impl Hands for SimHands {
     fn create_buffer(&self, _size: u64) -> Result<Memory, Refusal> {
         let _counted = self.made(2)?;
         Ok(Arc::new(Body { users: Mutex::default(), _counted }))
+    }
+
+    fn create_userptr(
+        &self,
+        (): &(),
+        _offset: u64,
+        size: u64,
+        _read_only: bool,
+    ) -> Result<Memory, Refusal> {
+        self.create_buffer(size)
+    }
+
+    fn pin_userptr(&self, _buffer: &Memory) -> Result<(), Refusal> {
+        self.luck()
+    }
+
+    fn is_busy(&self, _buffer: &Memory) -> bool {
+        false
     }
 
     fn submit(

@@ -55,7 +55,7 @@ fn start_up(broker: &Connection) {
     let asked = broker.context().create().expect("there is room");
     assert_eq!(asked.get_param(number::RECOVERABLE).expect("answered"), 1);
     asked.destroy().expect("it is ours");
-    assert_eq!(param(broker, ask::HAS_USERPTR_PROBE), 0, "no userptr yet");
+    assert_eq!(param(broker, ask::HAS_USERPTR_PROBE), 1);
 }
 
 fn gaps(slots: usize, extensions: Vec<(u32, EngineExtension)>) -> EngineMap {

@@ -1,7 +1,8 @@
 //! A device that does nothing but keep count, and that checks what core tells it: at any time it
 //! knows which buffer lies where, and a submission that disagrees fails the test.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -63,6 +64,7 @@ pub(crate) struct Device {
     pub(crate) contexts: AtomicI64,
     pub(crate) buffers: AtomicI64,
     pub(crate) syncobjs: AtomicI64,
+    pub(crate) mappings: AtomicI64,
     /// Fences that have signalled.
     pub(crate) signalled: Mutex<HashSet<u64>>,
     pub(crate) events: Mutex<Vec<Event>>,
@@ -74,6 +76,60 @@ pub(crate) struct Device {
     pub(crate) fail_vm: Mutex<Option<Refusal>>,
     /// What a submission becomes at once; `None`: it stays in flight.
     pub(crate) done: Mutex<Option<Outcome>>,
+    pub(crate) user: Mutex<UserBooks>,
+}
+
+/// Pages of every memory.
+pub(crate) const USER_PAGES: usize = 8;
+
+/// Application memory: the generation of a page says which page it is; the next one is another.
+#[derive(Default)]
+pub(crate) struct UserBooks {
+    /// Of each memory.
+    pub(crate) generations: HashMap<u64, [u64; USER_PAGES]>,
+    /// Userptr buffers by serial.
+    pub(crate) buffers: HashMap<u64, UserBuffer>,
+    /// How often pages were taken hold of.
+    pub(crate) pins: u64,
+    /// Buffers that work in flight uses.
+    pub(crate) busy: HashSet<u64>,
+    /// The next pin fails.
+    pub(crate) fail_pin: Option<Refusal>,
+    /// Called during the next pin.
+    pub(crate) on_pin: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// A range of a memory, and the pages the device has hold of.
+pub(crate) struct UserBuffer {
+    pub(crate) memory: u64,
+    range: Range<usize>,
+    pinned: Option<Vec<u64>>,
+}
+
+impl UserBooks {
+    fn pages(&self, memory: u64, range: Range<usize>) -> Vec<u64> {
+        self.generations.get(&memory).copied().unwrap_or_default()[range].to_vec()
+    }
+
+    /// Some pages become others.
+    pub(crate) fn replace(&mut self, memory: u64, range: Range<usize>) {
+        for page in &mut self.generations.entry(memory).or_default()[range] {
+            *page += 1;
+        }
+    }
+}
+
+/// The memfds of a client that are mapped: number of the memory.
+#[derive(Clone)]
+pub(crate) struct FakeMemory {
+    pub(crate) memory: u64,
+    _mapping: Arc<Counted>,
+}
+
+impl FakeMemory {
+    pub(crate) fn new(device: &Arc<Device>, memory: u64) -> Self {
+        Self { memory, _mapping: Arc::new(Counted::new(device, |device| &device.mappings)) }
+    }
 }
 
 impl Device {
@@ -100,6 +156,11 @@ impl Device {
     /// Syncobjs that exist.
     pub(crate) fn syncobjs(&self) -> i64 {
         self.syncobjs.load(Ordering::Relaxed)
+    }
+
+    /// Mappings of application memory.
+    pub(crate) fn mappings(&self) -> i64 {
+        self.mappings.load(Ordering::Relaxed)
     }
 
     /// The fence of the last submission.
@@ -196,6 +257,7 @@ impl Hands for Fake {
     type Buffer = FakeBuffer;
     type Fence = u64;
     type Syncobj = Arc<FakeSyncobj>;
+    type UserMemory = FakeMemory;
 
     fn create_vm(&self) -> Result<FakeVm, Refusal> {
         if let Some(refusal) = self.0.fail_vm.lock().unwrap().take() {
@@ -262,11 +324,49 @@ impl Hands for Fake {
         Ok(Arc::new(Counted::new(&self.0, |device| &device.buffers)))
     }
 
+    fn create_userptr(
+        &self,
+        memory: &FakeMemory,
+        offset: u64,
+        size: u64,
+        _read_only: bool,
+    ) -> Result<FakeBuffer, Refusal> {
+        assert!(size > 0 && (offset | size).is_multiple_of(4096), "{size} bytes at {offset}");
+        let buffer = Counted::new(&self.0, |device| &device.buffers);
+        let page = |bytes: u64| usize::try_from(bytes / 4096).unwrap();
+        let range = page(offset)..page(offset + size);
+        let user = UserBuffer { memory: memory.memory, range, pinned: None };
+        self.0.user.lock().unwrap().buffers.insert(buffer.serial, user);
+        Ok(Arc::new(buffer))
+    }
+
+    fn pin_userptr(&self, buffer: &FakeBuffer) -> Result<(), Refusal> {
+        let mut user = self.0.user.lock().unwrap();
+        if let Some(refusal) = user.fail_pin.take() {
+            return Err(refusal);
+        }
+        user.pins += 1;
+        let UserBuffer { memory, range, .. } = &user.buffers[&buffer.serial];
+        let pages = user.pages(*memory, range.clone());
+        user.buffers.get_mut(&buffer.serial).expect("a userptr buffer").pinned = Some(pages);
+        let on_pin = user.on_pin.take();
+        drop(user);
+        if let Some(on_pin) = on_pin {
+            on_pin();
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self, buffer: &FakeBuffer) -> bool {
+        self.0.user.lock().unwrap().busy.contains(&buffer.serial)
+    }
+
     fn submit(
         &self,
         context: &FakeContext,
         submission: &Submission<'_, Self>,
     ) -> Result<Submitted<u64>, Refusal> {
+        check_pages(&self.0.user.lock().unwrap(), submission.objects);
         if let Some(refusal) = self.0.fail_submit.lock().unwrap().take() {
             return Err(refusal);
         }
@@ -361,6 +461,17 @@ impl Hands for Fake {
             reached = *point;
         }
         reached
+    }
+}
+
+/// No submission comes with pages that were invalidated.
+fn check_pages(user: &UserBooks, objects: &[Object<'_, FakeBuffer>]) {
+    for object in objects {
+        if let Some(UserBuffer { memory, range, pinned }) = user.buffers.get(&object.buffer.serial)
+        {
+            let now = user.pages(*memory, range.clone());
+            assert_eq!(*pinned, Some(now), "stale pages of memory {memory}");
+        }
     }
 }
 

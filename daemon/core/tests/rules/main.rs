@@ -17,3 +17,4 @@ mod params;
 mod rig;
 mod syncobjs;
 mod table;
+mod userptr;

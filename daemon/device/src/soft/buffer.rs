@@ -13,7 +13,13 @@ use super::reaper::Reaper;
 use super::shared::{FileId, SharedBuffers};
 use super::signal::Signal;
 use super::sys::{Mapping, OutOfRange};
+use super::userptr::Userptr;
 use crate::{BufferBusy, DeviceError};
+
+/// Unit of memory.
+const PAGE_BYTES: u64 = 4096;
+/// The kernel's errno for pages that are not there.
+const EFAULT: i32 = 14;
 
 /// The memory itself: a sealed memfd, mapped here. Freed when the buffer, every address space that
 /// binds it and every request that sees it are gone.
@@ -30,12 +36,20 @@ pub(super) struct Backing {
 pub(super) struct Memory {
     mapping: Mapping,
     file: OwnedFd,
-    _permits: [Permit; 2],
+    _permits: [Permit; 3],
+}
+
+/// What is bound at an address: memory, from an offset in it on.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) backing: Arc<Backing>,
+    pub(super) offset: u64,
+    pub(super) read_only: bool,
 }
 
 impl Backing {
     fn new(size: u64, quotas: &Arc<Quotas>) -> Result<Arc<Self>, DeviceError> {
-        let permits = [quotas.mappings.take()?, quotas.fds.take()?];
+        let permits = quotas.permits(size)?;
         let os = |doing| move |errno| refusal(errno, doing);
         let file = create_memfd().map_err(os("creating a memfd"))?;
         ftruncate(&file, size).map_err(os("sizing a memfd"))?;
@@ -46,6 +60,45 @@ impl Backing {
         let mapping = Mapping::new(file.as_fd(), len).map_err(os("mapping a memfd"))?;
         let memory = Some(Memory { mapping, file, _permits: permits });
         Ok(Arc::new(Self { memory, size, quotas: Arc::clone(quotas) }))
+    }
+
+    /// A client's memfd: see [`crate::DeviceFile::map_user_memory`].
+    ///
+    /// # Errors
+    /// Out of memory, mappings or fds; what mmap says.
+    pub(super) fn of_client(
+        file: OwnedFd,
+        (size, writable): (u64, bool),
+        quotas: &Arc<Quotas>,
+    ) -> Result<Arc<Self>, DeviceError> {
+        let permits = quotas.permits(size)?;
+        let len = usize::try_from(size).map_err(|_| DeviceError::OutOfMemory)?;
+        let mapping = Mapping::of_client(file.as_fd(), len, writable)
+            .map_err(|errno| refusal(errno, "mapping a client's memory"))?;
+        let memory = Some(Memory { mapping, file, _permits: permits });
+        Ok(Arc::new(Self { memory, size, quotas: Arc::clone(quotas) }))
+    }
+
+    /// The same memory, mapped again.
+    ///
+    /// # Errors
+    /// EFAULT if the file has become shorter; as [`Self::of_client`].
+    pub(super) fn again(&self, writable: bool) -> Result<Arc<Self>, DeviceError> {
+        let memory = self.memory.as_ref().ok_or(DeviceError::OutOfMemory)?;
+        let os = |doing| move |errno| refusal(errno, doing);
+        let stat = rustix::fs::fstat(&memory.file).map_err(os("looking at a file"))?;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        if bytes.next_multiple_of(PAGE_BYTES) < self.size {
+            return Err(DeviceError::Os { errno: EFAULT, doing: "pinning a client's memory" });
+        }
+        let file = rustix::io::fcntl_dupfd_cloexec(&memory.file, 3)
+            .map_err(os("keeping a client's memory"))?;
+        Self::of_client(file, (self.size, writable), &self.quotas)
+    }
+
+    /// Whether an access found no page and the kernel none to put there.
+    pub(super) fn is_lost(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.mapping.is_lost())
     }
 
     /// The mapping.
@@ -69,6 +122,7 @@ impl Drop for Backing {
 #[derive(Debug)]
 pub(super) struct Quotas {
     pub(super) mappings: Arc<Quota>,
+    pub(super) addresses: Arc<Quota>,
     pub(super) fds: Arc<Quota>,
     pub(super) syncobj_fds: Arc<Quota>,
     pub(super) reaper: Reaper<Memory>,
@@ -82,10 +136,19 @@ impl Quotas {
     pub(super) fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             mappings: Quota::mappings(),
+            addresses: Quota::addresses(),
             fds: Quota::fds(),
             syncobj_fds: Quota::syncobj_fds(),
             reaper: Reaper::start()?,
         }))
+    }
+
+    /// What memory of so many bytes takes.
+    ///
+    /// # Errors
+    /// Out of memory, mappings or fds.
+    fn permits(&self, size: u64) -> Result<[Permit; 3], DeviceError> {
+        Ok([self.mappings.take()?, self.addresses.take_some(size)?, self.fds.take()?])
     }
 
     /// Those of a process that may have so many fds of syncobjs.
@@ -93,6 +156,7 @@ impl Quotas {
     pub(super) fn with_syncobj_fds(count: u64) -> Self {
         Self {
             mappings: Quota::mappings(),
+            addresses: Quota::addresses(),
             fds: Quota::fds(),
             syncobj_fds: Quota::of(count, DeviceError::OutOfFds),
             reaper: Reaper::start().unwrap(),
@@ -109,6 +173,8 @@ pub struct Buffer(pub(super) Arc<Body>);
 pub(super) struct Body {
     size: u64,
     backing: OnceLock<Arc<Backing>>,
+    /// Of a client's memory, in place of `backing`.
+    user: Option<Userptr>,
     /// Whether `users` may hold anything: keeps the lock off the path of buffers nobody uses.
     used: AtomicBool,
     users: Mutex<Users>,
@@ -130,6 +196,13 @@ pub(super) struct Users {
     pub(super) readers: Vec<Arc<Signal>>,
 }
 
+impl Part {
+    /// All of it, for writing.
+    pub(super) const fn whole(backing: Arc<Backing>) -> Self {
+        Self { backing, offset: 0, read_only: false }
+    }
+}
+
 impl Buffer {
     pub(super) fn new(
         size: u64,
@@ -137,8 +210,30 @@ impl Buffer {
         home: &Arc<Order>,
         table: &Arc<SharedBuffers>,
     ) -> Self {
+        Self::with(size, None, quotas, home, table)
+    }
+
+    /// A range of a client's memory.
+    pub(super) fn over(
+        size: u64,
+        user: Userptr,
+        quotas: &Arc<Quotas>,
+        home: &Arc<Order>,
+        table: &Arc<SharedBuffers>,
+    ) -> Self {
+        Self::with(size, Some(user), quotas, home, table)
+    }
+
+    fn with(
+        size: u64,
+        user: Option<Userptr>,
+        quotas: &Arc<Quotas>,
+        home: &Arc<Order>,
+        table: &Arc<SharedBuffers>,
+    ) -> Self {
         Self(Arc::new(Body {
             size,
+            user,
             backing: OnceLock::new(),
             used: AtomicBool::new(false),
             users: Mutex::default(),
@@ -153,9 +248,12 @@ impl Buffer {
     /// An fd of the memory for another process.
     ///
     /// # Errors
-    /// As [`Body::backing`].
+    /// As [`Body::backing`]; [`DeviceError::NotABuffer`] for a client's memory.
     pub(super) fn share(&self) -> Result<OwnedFd, DeviceError> {
         let body = &self.0;
+        if body.user.is_some() {
+            return Err(DeviceError::NotABuffer);
+        }
         let backing = body.backing()?;
         let memory = backing.memory.as_ref().ok_or(DeviceError::OutOfMemory)?;
         if body.file.get().is_none() {
@@ -221,6 +319,41 @@ impl Body {
     /// Whether somebody has needed the memory.
     pub(super) fn is_resident(&self) -> bool {
         self.backing.get().is_some()
+    }
+
+    /// Takes hold of the pages of a client's memory; nothing for other buffers.
+    ///
+    /// # Errors
+    /// The pages cannot be had.
+    pub(super) fn pin(&self) -> Result<(), DeviceError> {
+        self.user.as_ref().map_or(Ok(()), Userptr::pin)
+    }
+
+    /// Makes sure that there is memory to bind.
+    ///
+    /// # Errors
+    /// As [`Self::backing`]; [`DeviceError::PagesGone`].
+    pub(super) fn prepare(&self) -> Result<(), DeviceError> {
+        match &self.user {
+            None => self.backing().map(|_| ()),
+            Some(user) => user.part().map(|_| ()),
+        }
+    }
+
+    /// What is bound.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub(super) fn part(&self) -> Result<Part, DeviceError> {
+        match &self.user {
+            None => Ok(Part::whole(Arc::clone(self.backing()?))),
+            Some(user) => user.part(),
+        }
+    }
+
+    /// Whether batches may not write it.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.user.as_ref().is_some_and(Userptr::is_read_only)
     }
 
     /// Calls `f` with the requests that use the buffer, those that completed dropped. `None` if

@@ -12,9 +12,9 @@ pub(super) struct Quota {
     refusal: DeviceError,
 }
 
-/// One thing taken from a [`Quota`], given back when dropped.
+/// Things taken from a [`Quota`], given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Quota>);
+pub(super) struct Permit(Arc<Quota>, u64);
 
 impl Quota {
     /// Mappings: seven eighths of `vm.max_map_count`, the rest being the program's, its stacks'
@@ -25,6 +25,12 @@ impl Quota {
             .and_then(|text| text.trim().parse::<u64>().ok())
             .unwrap_or(65_530);
         Self::of(count / 8 * 7, DeviceError::OutOfMemory)
+    }
+
+    /// Bytes of addresses that mappings may take: half of what a process has on the machines with the
+    /// fewest, 2^47. Beyond all of them mmap fails, and so would the allocator.
+    pub(super) fn addresses() -> Arc<Self> {
+        Self::of(1 << 46, DeviceError::OutOfMemory)
     }
 
     /// Fds of buffers and of fences not signalled: three quarters of `RLIMIT_NOFILE` as it is now,
@@ -62,11 +68,19 @@ impl Quota {
     /// # Errors
     /// All are taken.
     pub(super) fn take(self: &Arc<Self>) -> Result<Permit, DeviceError> {
+        self.take_some(1)
+    }
+
+    /// Takes so many.
+    ///
+    /// # Errors
+    /// There are not as many left.
+    pub(super) fn take_some(self: &Arc<Self>, count: u64) -> Result<Permit, DeviceError> {
         let taken = self
             .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count));
         match taken {
-            Ok(_) => Ok(Permit(Arc::clone(self))),
+            Ok(_) => Ok(Permit(Arc::clone(self), count)),
             Err(_) => Err(self.refusal.clone()),
         }
     }
@@ -80,7 +94,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.left.fetch_add(1, Ordering::Relaxed);
+        self.0.left.fetch_add(self.1, Ordering::Relaxed);
     }
 }
 

@@ -34,6 +34,7 @@ mod syncobj;
 mod syncobj_fd;
 mod sys;
 mod usage;
+mod userptr;
 mod watch;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -53,6 +54,7 @@ use self::signal::Signal;
 use self::space::Space;
 use self::syncobj_fd::SyncobjExports;
 use self::usage::Meter;
+use self::userptr::Userptr;
 use self::watch::{Report, Waits, Watch};
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
@@ -64,6 +66,7 @@ pub use self::buffer::Buffer;
 pub use self::context::Context;
 pub use self::fence::Fence;
 pub use self::syncobj::Syncobj;
+pub use self::userptr::UserMemory;
 pub use gpu_broker_soft_gpu::gpu::Config;
 
 /// `I915_VIDEO_CLASS_CAPABILITY_HEVC`.
@@ -117,10 +120,6 @@ impl std::fmt::Debug for FileShared {
     }
 }
 
-/// A client's memory.
-#[derive(Clone, Debug)]
-pub enum UserMemory {}
-
 /// An address space.
 #[derive(Clone, Debug)]
 pub struct Vm(Arc<Mutex<Space>>);
@@ -138,6 +137,7 @@ impl SoftDevice {
     /// # Errors
     /// A thread could not be started.
     pub fn start(config: Config) -> std::io::Result<Self> {
+        sys::survive_lost_pages()?;
         let threads = Gpu::start(config)?;
         let shared = Arc::new(DeviceShared {
             gpu: threads.gpu().clone(),
@@ -362,25 +362,27 @@ impl DeviceFile for SoftFile {
 
     fn map_user_memory(
         &self,
-        _memfd: OwnedFd,
-        _size: u64,
-        _writable: bool,
+        memfd: OwnedFd,
+        size: u64,
+        writable: bool,
     ) -> Result<UserMemory, DeviceError> {
-        Err(DeviceError::Os { errno: 19, doing: "mapping a client's memory" })
+        UserMemory::map(memfd, size, writable, &self.0.device.quotas)
     }
 
     fn create_userptr(
         &self,
         memory: &UserMemory,
-        _offset: u64,
-        _size: u64,
-        _read_only: bool,
+        offset: u64,
+        size: u64,
+        read_only: bool,
     ) -> Result<Buffer, DeviceError> {
-        match *memory {}
+        let user = Userptr::new(memory.clone(), offset, read_only);
+        let FileShared { device, order, .. } = &*self.0;
+        Ok(Buffer::over(size, user, &device.quotas, order, &device.shared_buffers))
     }
 
-    fn pin_userptr(&self, _buffer: &Buffer) -> Result<(), DeviceError> {
-        Ok(())
+    fn pin_userptr(&self, buffer: &Buffer) -> Result<(), DeviceError> {
+        buffer.0.pin()
     }
 
     fn watch_buffers(&self, buffers: &[&Buffer], token: u64) -> bool {

@@ -8,7 +8,7 @@ use gpu_broker_soft_gpu::memory::Memory;
 use gpu_broker_soft_gpu::scheduler::{Claim, JobKey};
 use gpu_broker_soft_gpu::{EngineSpec, Streamer};
 
-use super::buffer::Backing;
+use super::buffer::Part;
 use super::context::ContextShared;
 use super::fault::outcome_of;
 use super::signal::{EIO, Signal};
@@ -76,19 +76,23 @@ pub(super) struct Parts {
 /// A relocation, and the memory it is in.
 #[derive(Debug)]
 pub(super) struct Patched {
-    pub(super) backing: Arc<Backing>,
+    pub(super) part: Part,
     pub(super) offset: u64,
     pub(super) value: u64,
 }
 
 impl Patched {
-    /// Writes it. Whoever submitted it has checked that it is inside.
+    /// Writes it. Whoever submitted it has checked that it is inside. It is lost with the memory it is
+    /// in, if an application takes that away: the batch will find the same.
     pub(super) fn write(&self) {
-        let written = self
-            .backing
-            .mapping()
-            .and_then(|mapping| mapping.write(self.offset, &self.value.to_le_bytes()));
-        debug_assert!(written.is_ok(), "a relocation is checked when it is submitted");
+        let Part { backing, offset, .. } = &self.part;
+        let at = offset.saturating_add(self.offset);
+        let written =
+            backing.mapping().and_then(|mapping| mapping.write(at, &self.value.to_le_bytes()));
+        debug_assert!(
+            written.is_ok() || backing.is_lost(),
+            "a relocation is checked when it is submitted"
+        );
     }
 }
 

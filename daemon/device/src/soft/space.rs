@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gpu_broker_soft_gpu::memory::{Memory, MemoryFault};
 use immutable_chunkmap::map::MapS;
 
-use super::buffer::Backing;
+use super::buffer::{Backing, Part};
 
 /// A part of a buffer at a range of addresses.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ struct Binding {
     /// Where in the buffer it starts.
     offset: u64,
     backing: Arc<Backing>,
+    /// Writes fault.
+    read_only: bool,
 }
 
 /// An address space as it is at some moment. A clone is a snapshot: it costs one reference count,
@@ -30,11 +32,13 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Binds `size` bytes of a buffer, from its start, at `address`; replaces what is there.
-    pub(super) fn bind(&mut self, address: u64, size: u64, backing: Arc<Backing>) {
+    /// Binds `size` bytes of memory at `address`; replaces what is there.
+    pub(super) fn bind(&mut self, address: u64, size: u64, part: Part) {
         let end = address.saturating_add(size);
         self.unbind(address, size);
-        self.by_start.insert_cow(address, Binding { start: address, end, offset: 0, backing });
+        let Part { backing, offset, read_only } = part;
+        let binding = Binding { start: address, end, offset, backing, read_only };
+        self.by_start.insert_cow(address, binding);
     }
 
     /// Takes `size` bytes at `address` out; what overlaps them keeps the rest.
@@ -90,7 +94,10 @@ impl<'a> View<'a> {
 
     /// The binding at `address`, the offset in its buffer and the bytes up to its end.
     fn at(&self, address: u64, write: bool) -> Result<(&'a Binding, u64, u64), MemoryFault> {
-        let binding = self.find(address).ok_or(MemoryFault { address, write })?;
+        let binding = self
+            .find(address)
+            .filter(|binding| !(write && binding.read_only))
+            .ok_or(MemoryFault { address, write })?;
         Ok((binding, binding.offset + (address - binding.start), binding.end - address))
     }
 }
@@ -217,7 +224,7 @@ mod tests {
                 snapshots.push((space.clone(), model.clone()));
                 match op {
                     Op::Bind { page, pages } => {
-                        space.bind(page * PAGE, pages * PAGE, buffer(number, pages));
+                        space.bind(page * PAGE, pages * PAGE, Part::whole(buffer(number, pages)));
                         for index in 0..pages {
                             model.insert(page + index, [number, u8::try_from(index).unwrap()]);
                         }
@@ -238,8 +245,8 @@ mod tests {
     #[test]
     fn accesses_cross_from_binding_to_binding_and_stop_at_holes() {
         let mut space = Space::default();
-        space.bind(0, PAGE, buffer(1, 1));
-        space.bind(PAGE, PAGE, buffer(2, 1));
+        space.bind(0, PAGE, Part::whole(buffer(1, 1)));
+        space.bind(PAGE, PAGE, Part::whole(buffer(2, 1)));
         let view = View::new(&space);
         let data: Vec<u8> = (0..16).collect();
         view.write(PAGE - 8, &data).unwrap();
@@ -264,7 +271,7 @@ mod tests {
         let first = Buffer::new(PAGE, &quotas, &Arc::default(), &Arc::default());
         assert_eq!(taken(), 1, "ours");
         let mut space = Space::default();
-        space.bind(0, PAGE, Arc::clone(first.0.backing().unwrap()));
+        space.bind(0, PAGE, first.0.part().unwrap());
         assert_eq!(taken(), 2, "a permit");
         let snapshot = space.clone();
         drop(first);

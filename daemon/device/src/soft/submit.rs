@@ -51,7 +51,7 @@ pub(super) fn submit(
     // Whatever can fail comes first, so that nothing is queued or bound then.
     let place = Place::of(submission)?;
     for object in submission.objects {
-        object.buffer.0.backing()?;
+        object.buffer.0.prepare()?;
     }
     check_patches(submission)?;
     for (syncobj, point) in submission.signals {
@@ -128,10 +128,11 @@ const fn wants_fence(submission: &SoftSubmission<'_>) -> bool {
 }
 
 /// # Errors
-/// A relocation lies outside its object.
+/// A relocation lies outside its object, or in memory that nobody may write.
 fn check_patches(submission: &SoftSubmission<'_>) -> Result<(), DeviceError> {
     let is_inside = |patch: &Patch| {
-        let size = submission.objects.get(patch.object).map(|object| object.buffer.0.size());
+        let body = submission.objects.get(patch.object).map(|object| &object.buffer.0);
+        let size = body.filter(|body| !body.is_read_only()).map(|body| body.size());
         let end = patch.offset.checked_add(size_of::<u64>() as u64);
         size.zip(end).is_some_and(|(size, end)| end <= size)
     };
@@ -151,8 +152,7 @@ fn patch(submission: &SoftSubmission<'_>) -> Result<Vec<Patched>, DeviceError> {
     }
     let patched = submission.patches.iter().map(|patch| {
         let body = &*submission.objects[patch.object].buffer.0;
-        let backing = Arc::clone(body.backing()?);
-        Ok(Patched { backing, offset: patch.offset, value: patch.value })
+        Ok(Patched { part: body.part()?, offset: patch.offset, value: patch.value })
     });
     let patched = patched.collect::<Result<Vec<_>, DeviceError>>()?;
     let is_used =
@@ -168,7 +168,7 @@ fn patch(submission: &SoftSubmission<'_>) -> Result<Vec<Patched>, DeviceError> {
 fn bind(context: &ContextShared, submission: &SoftSubmission<'_>) -> Result<Space, DeviceError> {
     let mut space = context.vm.lock();
     for object in submission.objects.iter().filter(|object| object.fresh) {
-        space.bind(object.address, object.size, Arc::clone(object.buffer.0.backing()?));
+        space.bind(object.address, object.size, object.buffer.0.part()?);
     }
     Ok(space.clone())
 }
