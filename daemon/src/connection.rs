@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use crate::classes::count;
 use crate::directory::Entry;
 use crate::fds;
+use crate::lane::{self, Done, Lane, Panicked};
 use crate::limiter::session_error;
 use crate::packet::{self, Fds, Received, Scratch, Socket, Unsent};
 use crate::requests::{Answer, Fault, Open};
@@ -49,6 +50,10 @@ pub(crate) struct Connection<D: Device> {
     handled: Option<Handled>,
     /// The class is over its rate: no request is read before this timer ends.
     pause: Option<Pin<Box<Sleep>>>,
+    /// The request that is at a device whose calls may wait.
+    lane: Option<Box<Lane<D>>>,
+    /// The body of that request, if it closes a buffer.
+    closing: Option<Box<[u8]>>,
 }
 
 /// A request whose time is being taken.
@@ -83,7 +88,8 @@ impl<D: Device> Connection<D> {
         let timeout = Duration::from_millis(server.config().daemon.hello_timeout_ms);
         let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
         let (waker, unsent, handled, pause) = (None, None, None, None);
-        Self { server, entry, seat, socket, waker, unsent, state, handled, pause }
+        let (lane, closing) = (None, None);
+        Self { server, entry, seat, socket, waker, unsent, state, handled, pause, lane, closing }
     }
 
     /// Serves the client until one of the two ends it. A panic ends this session only.
@@ -96,7 +102,41 @@ impl<D: Device> Connection<D> {
             })
         })
         .await;
-        self.finish(&end);
+        if D::MAY_BLOCK {
+            self.finish_at_device(&end).await;
+        } else {
+            self.finish(&end);
+        }
+    }
+
+    /// As [`Self::finish`], for a device whose calls may wait: hangs up at once, and gives the seat
+    /// back when the device has let go of everything.
+    async fn finish_at_device(mut self, end: &End) {
+        self.discard_unsent();
+        let epitaph = self.epitaph(end);
+        if let Some(socket) = self.socket.into_fd() {
+            farewell(socket, epitaph);
+        }
+        let mut state = self.state;
+        if let Some(mut lane) = self.lane {
+            let done = std::future::poll_fn(|cx| lane.poll_done(cx)).await;
+            if let Ok(Done { opened, fds, .. }) = done {
+                fds::dispose(fds);
+                if let Some(open) = opened {
+                    state = State::Open(open);
+                }
+            }
+        }
+        let revoked = matches!(end, End::Asked(EpitaphCode::Revoked));
+        let close = tokio::task::spawn_blocking(move || {
+            if let State::Open(mut open) = state {
+                open.close(revoked);
+            }
+        });
+        if close.await.is_err() {
+            session_error!(self.entry.log, "a panic while the session was closed");
+        }
+        drop(self.seat);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -136,10 +176,16 @@ impl<D: Device> Connection<D> {
                 }
             }
             State::Hello(timer) => {
-                if timer.as_mut().poll(cx).is_ready() {
+                if self.lane.is_none() && timer.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Some(End::HelloTimeout));
                 }
             }
+        }
+        if D::MAY_BLOCK
+            && let Some(lane) = &mut self.lane
+        {
+            let done = ready!(lane.poll_done(cx));
+            return Poll::Ready(self.lane_done(cx, scratch, done));
         }
         if let Some(end) = *slice_end {
             let now = self.server.clock.now();
@@ -202,10 +248,69 @@ impl<D: Device> Connection<D> {
             Err(violation) => (NO_HEADER, Err(violation.into())),
             Ok((header, _)) if header.flags != 0 => (header, Err(Violation::UnknownFlags.into())),
             Ok((header, _)) if starved => (header, Err(Refusal::new(Reason::DaemonFds).into())),
+            Ok((header, body)) if D::MAY_BLOCK && self.may_block(header) => {
+                self.begin_lane(now, header, body, fds);
+                return None;
+            }
             Ok((header, body)) => (header, self.request(now, header, body, &mut fds)),
         };
         fds::dispose(fds);
         self.handled = Some(Handled { came: now, opcode: header.opcode });
+        self.conclude(cx, scratch, header, answer)
+    }
+
+    /// Whether a request goes to a thread of its own.
+    fn may_block(&self, header: Header) -> bool {
+        matches!(self.state, State::Hello(_)) || lane::may_block(header.opcode)
+    }
+
+    fn begin_lane(&mut self, now: Time, header: Header, body: &[u8], fds: Fds) {
+        let (server, entry) = (&self.server, &self.entry);
+        self.closing = (header.opcode == Opcode::BufferClose as u16).then(|| body.into());
+        self.lane = Some(Box::new(match &mut self.state {
+            State::Hello(_) => Lane::hello(server, entry, now, header, body, fds),
+            State::Open(open) => {
+                Lane::request(server, entry, now, header, body, (open.lend(), fds))
+            }
+        }));
+    }
+
+    /// The request at the device is done; `Some` ends the connection.
+    fn lane_done(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        done: Result<Done<D>, Panicked>,
+    ) -> Option<End> {
+        self.lane = None;
+        let Ok(Done { came, header, result, fds, opened, lent }) = done else {
+            session_error!(self.entry.log, "a panic ended this session");
+            return Some(End::Internal);
+        };
+        fds::dispose(fds);
+        self.handled = Some(Handled { came, opcode: header.opcode });
+        if let Some(open) = opened {
+            self.state = State::Open(open);
+        }
+        let closing = self.closing.take().filter(|_| result.is_ok());
+        if let State::Open(open) = &mut self.state {
+            if let Some(body) = closing {
+                open.buffer_closed(&body);
+            }
+            if let Some(lent) = lent {
+                open.take_back(lent, self.server.clock.now());
+            }
+        }
+        self.conclude(cx, scratch, header, result)
+    }
+
+    fn conclude(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        header: Header,
+        answer: Result<Answer, Fault>,
+    ) -> Option<End> {
         match answer {
             Err(Fault::Violated(violation)) => Some(End::Violation(violation)),
             Err(Fault::Refused(refusal)) => self.answer(cx, scratch, header, Err(refusal)),
@@ -291,7 +396,11 @@ impl<D: Device> Connection<D> {
     fn read_mail(&mut self) -> Option<End> {
         let (end, fired) = self.entry.take_mail()?;
         if let State::Open(open) = &mut self.state {
-            open.watches_fired(self.server.clock.now(), &fired);
+            let now = self.server.clock.now();
+            match self.lane {
+                None => open.watches_fired(now, &fired),
+                Some(_) => open.watches_fired_meanwhile(now, &fired),
+            }
         }
         end.map(End::Asked)
     }
@@ -413,7 +522,7 @@ fn farewell(socket: OwnedFd, epitaph: Option<Epitaph>) {
 mod tests {
     use gpu_broker_core::Capabilities;
     use gpu_broker_device::soft::SoftFile;
-    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Weight};
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Health, Weight};
     use gpu_broker_protocol::message::Hello;
     use gpu_broker_protocol::{Request, version};
 
@@ -426,6 +535,8 @@ mod tests {
     struct Buggy;
 
     impl Device for Buggy {
+        const MAY_BLOCK: bool = false;
+
         type File = SoftFile;
 
         fn description(&self) -> Description {
@@ -439,6 +550,12 @@ mod tests {
         ) -> Result<SoftFile, DeviceError> {
             panic!("the bug")
         }
+
+        fn health(&self) -> Health {
+            panic!("not reached")
+        }
+
+        fn probe(&self) {}
 
         fn engine_usage(&self) -> Vec<EngineUsage> {
             panic!("not reached")

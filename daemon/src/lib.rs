@@ -28,6 +28,7 @@ mod hands;
 mod hello;
 mod histogram;
 mod identity;
+mod lane;
 mod limiter;
 mod listeners;
 mod logging;
@@ -50,11 +51,11 @@ mod waits;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use gpu_broker_core::Capabilities;
-use gpu_broker_device::soft::{self, SoftDevice};
+use gpu_broker_device::Device;
 
 use args::Args;
 use config::{Config, ListenerConfig};
+use device::Chosen;
 pub use device::DeviceChoice;
 use listeners::{ADMIN, MAIN};
 use server::Server;
@@ -97,21 +98,37 @@ fn wrong_config(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
+/// Threads for calls that may wait in the kernel, beside one for each session.
+const SPARE_THREADS: usize = 16;
+
 fn run(config: Config, args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    config.device.resolve()?;
     process::drop_privileges();
     process::raise_fd_limit();
+    match config.device.open()? {
+        Chosen::Soft(device) => serve(config, args, device),
+        Chosen::I915(device) => serve(config, args, device),
+    }
+}
+
+fn serve<D: Device>(
+    config: Config,
+    args: &Args,
+    device: D,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let description = device.description();
+    device::warn_of_privileges(&description, &config.policy);
     let listeners = listen(&config)?;
+    // Identities are looked up, which comes in crowds; and of a device whose calls may wait a
+    // session has at most one call in the kernel, so that none waits for another's to return.
+    let calls = if D::MAY_BLOCK { config.daemon.sessions as usize + SPARE_THREADS } else { 0 };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // They look identities up, which comes in crowds.
-        .max_blocking_threads(identity::LOOKUPS_MAX)
+        .max_blocking_threads(identity::LOOKUPS_MAX.saturating_add(calls))
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
-    let device = SoftDevice::start(soft::Config::default())?;
-    let server = Arc::new(Server::new(config, device, Capabilities::kaby_lake_gt3()));
+    let server = Arc::new(Server::new(config, device, device::capabilities(&description)));
     let result = runtime.block_on(server.run(listeners, args));
-    // A look-up that hangs is not waited for.
+    // A look-up or a call in the kernel that hangs is not waited for.
     runtime.shutdown_background();
     // Dropping the device would wait for batches, which may be endless; the process ends anyway.
     std::mem::forget(server);

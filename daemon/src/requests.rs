@@ -34,6 +34,8 @@ pub(crate) struct Open<D: Device> {
     /// As HELLO told it.
     pub(crate) fences_max: u32,
     pub(crate) waits_max: u32,
+    /// What fired while a request was at the device, whose locks must not be waited for.
+    late: Vec<Fired>,
 }
 
 /// The answer to a request that was not refused.
@@ -74,6 +76,7 @@ impl<D: Device> Open<D> {
             session,
             fences: FenceBook::default(),
             waits: None,
+            late: Vec::new(),
             capabilities,
             fences_max: limits.fences,
             waits_max: limits.pending_waits,
@@ -85,6 +88,45 @@ impl<D: Device> Open<D> {
         match &mut self.waits {
             None => Poll::Pending,
             Some(waits) => waits.poll_finished(cx, clock, &*self.session),
+        }
+    }
+
+    /// What a request at the device needs; [`Self::take_back`] ends it. Waits stay here.
+    pub(crate) fn lend(&mut self) -> Self {
+        let fences = std::mem::take(&mut self.fences);
+        Self {
+            session: Arc::clone(&self.session),
+            fences,
+            waits: None,
+            late: Vec::new(),
+            capabilities: Arc::clone(&self.capabilities),
+            ..*self
+        }
+    }
+
+    /// The request is done; its fences are ours again, and what fired meanwhile is looked at.
+    pub(crate) fn take_back(&mut self, lent: Self, now: Time) {
+        self.fences = lent.fences;
+        let late = std::mem::take(&mut self.late);
+        self.watches_fired(now, &late);
+    }
+
+    /// Watches of the device have fired while a request is at the device.
+    pub(crate) fn watches_fired_meanwhile(&mut self, now: Time, fired: &[Fired]) {
+        if let Some(waits) = &mut self.waits {
+            for fired in fired {
+                waits.settle_watch(now, fired.token, fired.first);
+                self.late.push(*fired);
+            }
+        }
+    }
+
+    /// A handle was closed while its waits stayed here.
+    pub(crate) fn buffer_closed(&mut self, body: &[u8]) {
+        if let (Some(waits), Ok(Request::BufferClose(closed))) =
+            (&mut self.waits, Request::decode(Opcode::BufferClose as u16, body))
+        {
+            waits.forget_buffer(closed.buffer);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use gpu_broker_core::{Capabilities, Registry, Resource};
-use gpu_broker_device::Device;
+use gpu_broker_device::{Device, Health};
 use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
@@ -29,6 +29,9 @@ use crate::systemd;
 /// How long to leave the listener alone after it failed. Out of fds, it fails until one is closed;
 /// trying again at once would starve every client that could close one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often to look at a device that may be wedged or unplugged.
+const DEVICE_RHYTHM: Duration = Duration::from_millis(500);
 
 /// How often to look whether the last session has ended.
 const STOP_RHYTHM: Duration = Duration::from_millis(2);
@@ -160,6 +163,7 @@ impl<D: Device> Server<D> {
                 None => std::future::pending().await,
             }
         };
+        let watching = D::MAY_BLOCK.then(|| tokio::spawn(Arc::clone(self).watch_device()));
         systemd::ready();
         let reload = async {
             while hangup.recv().await.is_some() {
@@ -177,8 +181,29 @@ impl<D: Device> Server<D> {
         }
         systemd::stopping();
         self.listeners.clear();
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         self.stop().await;
         Ok(())
+    }
+
+    /// Looks at the device now and then, for as long as the daemon runs. While it is wedged the rules
+    /// answer for it; when it is gone every session ends, because what it had is lost.
+    async fn watch_device(self: Arc<Self>) {
+        loop {
+            let server = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || server.device.probe()).await;
+            if looked.is_err() {
+                tracing::error!("a panic while the device was looked at");
+            }
+            let health = self.device.health();
+            self.registry.set_wedged(health != Health::Good);
+            if health == Health::Gone {
+                self.directory.end_all(EpitaphCode::DeviceLost);
+            }
+            tokio::time::sleep(DEVICE_RHYTHM).await;
+        }
     }
 
     /// Accepts connections on one more socket.
@@ -215,10 +240,19 @@ impl<D: Device> Server<D> {
         self.classes.apply(&config.policy);
         let limits = config.session.for_core();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        for entry in self.directory.after(gpu_broker_protocol::SessionId(0)) {
-            if let Some(session) = entry.named().and_then(|named| named.session.upgrade()) {
-                session.set_limits(limits);
+        let entries = self.directory.after(gpu_broker_protocol::SessionId(0));
+        let apply = move || {
+            for entry in entries {
+                if let Some(session) = entry.named().and_then(|named| named.session.upgrade()) {
+                    session.set_limits(limits);
+                }
             }
+        };
+        if D::MAY_BLOCK {
+            // A session's request at the device holds its locks.
+            drop(tokio::task::spawn_blocking(apply));
+        } else {
+            apply();
         }
         tracing::info!("the configuration was read again");
     }

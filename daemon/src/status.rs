@@ -6,7 +6,7 @@ use gpu_broker_core::{Capabilities, Time};
 use gpu_broker_device::{Description, Device};
 use gpu_broker_protocol::identity::{IdentityQuery, SessionIdentity};
 use gpu_broker_protocol::limits::{BODY_BYTES_MAX, IDENTITY_CHARS_MAX};
-use gpu_broker_protocol::message::{DeviceInfo, EngineInfo};
+use gpu_broker_protocol::message::DeviceInfo;
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::status::{
     DaemonStatus, EngineStatus, SessionStatus, StatusPage, StatusQuery,
@@ -14,6 +14,7 @@ use gpu_broker_protocol::status::{
 use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
 use gpu_broker_protocol::{Reason, Refusal, SessionId, codec};
 
+use crate::device::engine_info;
 use crate::directory::Entry;
 use crate::identity::{Credentials, printable};
 use crate::server::Server;
@@ -44,12 +45,7 @@ pub(crate) fn device_info(device: &Description, visible: &Capabilities) -> Devic
             .engines
             .iter()
             .filter(|description| is_visible(description.engine))
-            .map(|description| EngineInfo {
-                engine: engine(description.engine),
-                name: description.name.clone(),
-                logical_instance: description.logical_instance,
-                capabilities: description.capabilities,
-            })
+            .map(engine_info)
             .collect(),
     }
 }

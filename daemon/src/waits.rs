@@ -316,6 +316,12 @@ impl Waits {
         }
     }
 
+    /// A watch has fired, and the device cannot be asked now: ends what waited for just that.
+    /// [`Self::fired`] does the rest later.
+    pub(crate) fn settle_watch(&mut self, now: Time, token: u64, first: u32) {
+        self.settle(now, Needs::Watch(token), first);
+    }
+
     /// A watch has fired; `first` is which of its syncobjs has signalled.
     pub(crate) fn fired(&mut self, now: Time, token: u64, first: u32, device: &impl Watch) {
         if self.throttle == Some(token) {

@@ -10,7 +10,8 @@ const HEADERS: &str = "/usr/include/libdrm";
 
 /// Flags and other numbers.
 fn constants() -> Vec<(&'static str, u64)> {
-    let flags = drm::FLAGS.iter().chain(sync::FLAGS).map(|(name, value)| (*name, (*value).into()));
+    let flags = drm::FLAGS.iter().chain(sync::FLAGS).chain(i915::NAMES);
+    let flags = flags.map(|(name, value)| (*name, (*value).into()));
     let params = i915::PARAMS.iter().map(|(name, value)| (*name, (*value).unsigned_abs().into()));
     let classes = i915::CLASSES.iter().map(|(name, value)| (*name, (*value).into()));
     let numbers = drm::CAPS.iter().chain(i915::NUMBERS).copied();

@@ -2,6 +2,7 @@
 
 use gpu_broker_protocol::limits;
 use gpu_broker_protocol::message::EngineInfo;
+use gpu_broker_protocol::object::{MemoryRegion, Topology};
 use gpu_broker_protocol::param::{EngineId, class};
 
 /// What a device can do, as far as a rule depends on it. Fixed while the daemon runs.
@@ -55,6 +56,27 @@ pub struct Capabilities {
     pub discrete: bool,
     /// Slices, subslices and execution units.
     pub sseu: SseuTopology,
+    /// A kernel drives the device.
+    pub kernel: Option<KernelAnswers>,
+}
+
+/// What the kernel answers about the device. Clients hear that, except where the broker's own rules
+/// decide; and what the kernel asks a capability for is refused, because the daemon has none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelAnswers {
+    /// GETPARAM by number: the value, or a positive errno.
+    pub params: Vec<(i32, Result<i32, i32>)>,
+    /// QUERY of the topology.
+    pub topology: Option<Topology>,
+    /// QUERY of the memory regions; `None` if the kernel does not know them.
+    pub regions: Option<Vec<MemoryRegion>>,
+}
+
+impl KernelAnswers {
+    /// The answer to GETPARAM; `None` for a parameter that was not asked for.
+    pub(crate) fn param(&self, number: i32) -> Option<Result<i32, i32>> {
+        self.params.iter().find(|(known, _)| *known == number).map(|(_, answer)| *answer)
+    }
 }
 
 /// Slices, subslices and execution units of the device (rule table §5).
@@ -108,6 +130,7 @@ impl Capabilities {
             has_read_only_pages: true,
             discrete: false,
             sseu: SseuTopology { slice_mask: 0b11, subslice_mask: 0b111, eus_per_subslice: 8 },
+            kernel: None,
         }
     }
 

@@ -203,13 +203,22 @@ impl<P, L> Dance<P, L> {
         (removed, ids.len())
     }
 
-    /// The first `most` contexts by id, and how many there are; the default one counts.
-    pub(crate) fn list<T>(
+    /// The first `most` contexts by id, and how many there are; the default one counts. `None`
+    /// while one is being made on the device, which may take its time.
+    pub(crate) fn try_list<T>(
         &self,
+        most: usize,
+        describe: impl FnMut(ContextId, Seen<'_, P, L>) -> T,
+    ) -> Option<(Vec<T>, u32)> {
+        Some(self.list(&*self.protos.try_lock()?, most, describe))
+    }
+
+    fn list<T>(
+        &self,
+        protos: &Protos<P>,
         most: usize,
         mut describe: impl FnMut(ContextId, Seen<'_, P, L>) -> T,
     ) -> (Vec<T>, u32) {
-        let protos = self.protos.lock();
         let default = self.live.get(self.key(ContextId::DEFAULT));
         let total = protos.ids.len() + u32::from(default.is_some());
         let all = [ContextId::DEFAULT].into_iter().chain(protos.ids.iter().map(ContextId));

@@ -147,10 +147,30 @@ impl Capabilities {
         self.engines.iter().fold(0, |classes, info| classes | bit(info.engine.class))
     }
 
+    /// The kernel's answer, if there is a kernel and the broker does not decide itself.
+    fn kernel_param(&self, param: i32) -> Option<Result<i32, Reason>> {
+        use number::*;
+        let ours = matches!(
+            param,
+            HAS_SECURE_BATCHES | HAS_USERPTR_PROBE | PXP_STATUS | HAS_CONTEXT_FREQ_HINT
+        );
+        if ours {
+            return None;
+        }
+        let answer = self.kernel.as_ref()?.param(param).unwrap_or(Err(EINVAL));
+        Some(answer.map_err(|errno| match errno {
+            EINVAL => Reason::DeviceParamUnknown,
+            _ => Reason::DeviceParamGone,
+        }))
+    }
+
     /// The value of a parameter; 0 for what an interface of this kind can lack, and everything that
     /// is said to be missing is missing.
     fn param(&self, param: i32) -> Result<i32, Reason> {
         use number::*;
+        if let Some(answer) = self.kernel_param(param) {
+            return answer;
+        }
         let int = |value: u64| i32::try_from(value).map_err(|_| Reason::DeviceParamGone);
         Ok(match param {
             // What user-mode setting drivers of old asked for.
@@ -231,11 +251,21 @@ impl Capabilities {
 
     fn answer(&self, query: &QueryItem) -> QueryAnswer {
         match query.id {
-            item::TOPOLOGY if query.flags == 0 => QueryAnswer::Topology(self.topology()),
+            item::TOPOLOGY if query.flags == 0 => match &self.kernel {
+                None => QueryAnswer::Topology(self.topology()),
+                Some(kernel) => {
+                    let known = kernel.topology.clone().map(QueryAnswer::Topology);
+                    known.unwrap_or(QueryAnswer::Error(ENODEV))
+                }
+            },
             item::ENGINES if query.flags == 0 => QueryAnswer::Engines(self.queried_engines()),
-            item::MEMORY_REGIONS if query.flags == 0 => {
-                QueryAnswer::Regions(vec![self.system_memory()])
-            }
+            item::MEMORY_REGIONS if query.flags == 0 => match &self.kernel {
+                None => QueryAnswer::Regions(vec![self.system_memory()]),
+                Some(kernel) => {
+                    let known = kernel.regions.clone().map(QueryAnswer::Regions);
+                    known.unwrap_or(QueryAnswer::Error(EINVAL))
+                }
+            },
             // No performance counters, no hardware description blob before version 12.5, no GuC.
             item::PERF_CONFIG | item::HWCONFIG | item::GEOMETRY_SUBSLICES | item::GUC_VERSION => {
                 QueryAnswer::Error(ENODEV)

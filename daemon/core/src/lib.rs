@@ -52,7 +52,7 @@ mod usage;
 mod userptr;
 mod userptrs;
 
-pub use capabilities::{Capabilities, SseuTopology};
+pub use capabilities::{Capabilities, KernelAnswers, SseuTopology};
 pub use class::{Class, ClassLimits, Hold, InFlight, Resource};
 pub use execbuf::Executed;
 pub use hands::Hands;

@@ -25,9 +25,11 @@ use crate::memory::Memory;
 use crate::policy::SessionLimits;
 use crate::registry::Registry;
 use crate::set::Rules;
+use crate::status::SessionCounts;
 use crate::sync::Mutex;
 use crate::syncobj::Syncobjs;
 use crate::time::Time;
+use crate::usage::Accounts;
 use crate::userptrs::Userptrs;
 use crate::{chain, clone, engines};
 
@@ -53,6 +55,10 @@ pub struct Session<H: Hands> {
     pub(crate) in_flight: Arc<InFlight>,
     /// Serial number of the next live context.
     next_serial: AtomicU64,
+    /// What STATUS saw last.
+    pub(crate) seen: Mutex<SessionCounts>,
+    /// Its accounts when they could be looked at last.
+    pub(crate) accounted: Mutex<Accounts>,
     /// Video engine of legacy submissions that leave the choice open.
     pub(crate) video: u16,
 }
@@ -87,6 +93,8 @@ impl<H: Hands> Session<H> {
             in_flight: Arc::new(InFlight::new(Arc::clone(&class))),
             class,
             next_serial: AtomicU64::new(0),
+            seen: Mutex::new(SessionCounts::default()),
+            accounted: Mutex::new(Accounts::default()),
             video: u16::from(id.0 % 2 == 1 && caps.has_engine(SECOND_VIDEO)),
             caps,
         };

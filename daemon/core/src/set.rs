@@ -49,6 +49,13 @@ fn unknown(param: u64) -> Refusal {
     Refusal::new(Reason::ParamUnknown).with_detail(format!("parameter {param:#x}"))
 }
 
+/// The policy allows it, but the kernel would ask the daemon for a capability that it gave up.
+/// Refused here, and not when the context is made with everything that was set before.
+fn beyond_the_daemon(reason: Reason, capability: &str) -> Refusal {
+    Refusal::new(reason)
+        .with_detail(format!("the policy allows it, but the daemon runs without {capability}"))
+}
+
 impl Rules<'_> {
     /// BANNABLE: EINVAL for a size; EPERM to clear it without the privilege, or at all on a
     /// protected context.
@@ -56,6 +63,9 @@ impl Rules<'_> {
         let on = sized_scalar(param)? != 0;
         if !on {
             self.may_clear_bannable()?;
+        }
+        if !on && self.caps.kernel.is_some() {
+            return Err(beyond_the_daemon(Reason::BannablePrivilege, "CAP_SYS_ADMIN"));
         }
         if !on && protected {
             return Err(Reason::ProtectedPermission.into());
@@ -93,6 +103,9 @@ impl Rules<'_> {
         }
         if priority < priority_min.into() {
             return refuse("priority_min", priority_min);
+        }
+        if priority > 0 && self.caps.kernel.is_some() {
+            return Err(beyond_the_daemon(Reason::PriorityPrivilege, "CAP_SYS_NICE"));
         }
         Ok(())
     }

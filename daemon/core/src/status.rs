@@ -28,10 +28,20 @@ pub struct SessionCounts {
 }
 
 impl<H: Hands> Session<H> {
-    /// Counts, and the first `contexts_max` contexts. Changes nothing, materialises nothing.
+    /// Counts, and the first `contexts_max` contexts. Changes nothing, materialises nothing, and waits
+    /// for nobody: while a request of the session is at the device, it answers what was true before.
     #[must_use]
     pub fn status(&self, contexts_max: usize) -> SessionCounts {
-        let (contexts, contexts_total) = self.contexts.list(contexts_max, |context, seen| {
+        let in_flight = self.in_flight.count();
+        let mut seen = self.seen.lock();
+        if let Some(counts) = self.try_status(contexts_max) {
+            *seen = counts;
+        }
+        SessionCounts { in_flight, ban_score: self.score.score(), ..seen.clone() }
+    }
+
+    fn try_status(&self, contexts_max: usize) -> Option<SessionCounts> {
+        let listed = self.contexts.try_list(contexts_max, |context, seen| {
             let (state, priority, user_engines, banned) = match seen {
                 Seen::Proto(proto) => {
                     (ContextState::Proto, proto.priority, proto.engines.is_some(), false)
@@ -45,19 +55,21 @@ impl<H: Hands> Session<H> {
             };
             ContextStatus { context, state, priority, user_engines, banned }
         });
-        let memory = self.memory.lock();
+        let (contexts, contexts_total) = listed?;
+        let memory = self.memory.try_lock()?;
         let (vms, buffers, buffer_bytes) = memory.counts();
         let submissions = memory.submissions;
         drop(memory);
-        SessionCounts {
+        let (in_flight, ban_score) = Default::default();
+        Some(SessionCounts {
             vms,
             buffers,
             buffer_bytes,
-            in_flight: self.in_flight.count(),
+            in_flight,
             submissions,
-            ban_score: self.score.score(),
+            ban_score,
             contexts,
             contexts_total,
-        }
+        })
     }
 }

@@ -23,36 +23,45 @@ pub struct Accounts {
 
 impl<H: Hands> Session<H> {
     /// Engine time and memory; of the first `contexts_max` contexts, those that are live. Changes
-    /// nothing, materialises nothing.
+    /// nothing, materialises nothing, and waits for nobody: while a request of the session is at the
+    /// device, it answers what was true before.
     #[must_use]
     pub fn accounts(&self, contexts_max: usize) -> Accounts {
+        let mut last = self.accounted.lock();
+        if let Some(accounts) = self.try_accounts(contexts_max) {
+            *last = accounts;
+        }
+        last.clone()
+    }
+
+    fn try_accounts(&self, contexts_max: usize) -> Option<Accounts> {
         let classes = classes(&self.caps);
-        let (contexts, _) = self.contexts.list(contexts_max, |context, seen| match seen {
+        let (contexts, _) = self.contexts.try_list(contexts_max, |context, seen| match seen {
             Seen::Proto(_) => None,
             Seen::Live(live) => {
                 let times = live.on_device(|hands, device| Ok(hands.context_times(device)));
                 Some((context, times.unwrap_or_default()))
             }
-        });
+        })?;
         // The session's own after its contexts', so that these are never more.
         let times = self.hands.engine_times();
         let of_context = |(context, times): (ContextId, ClassTimes)| ContextUsage {
             context,
             busy_ns: classes.iter().map(|(class, _)| times.of(*class)).collect(),
         };
-        Accounts {
+        Some(Accounts {
             contexts: contexts.into_iter().flatten().map(of_context).collect(),
-            memory: self.memory_usage(),
+            memory: self.memory_usage()?,
             engines: classes
                 .iter()
                 .map(|&(class, capacity)| ClassUsage { class, capacity, busy_ns: times.of(class) })
                 .collect(),
-        }
+        })
     }
 
-    fn memory_usage(&self) -> MemoryUsage {
+    fn memory_usage(&self) -> Option<MemoryUsage> {
         // The device is asked after the lock.
-        let buffers: Vec<_> = self.memory.lock().all_buffers().map(Arc::clone).collect();
+        let buffers: Vec<_> = self.memory.try_lock()?.all_buffers().map(Arc::clone).collect();
         let mut usage = MemoryUsage::default();
         for buffer in buffers {
             let state = self.hands.buffer_memory(&buffer.device);
@@ -62,7 +71,7 @@ impl<H: Hands> Session<H> {
             usage.resident += counted(state.resident);
             usage.active += counted(state.active);
         }
-        usage
+        Some(usage)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
-    DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Submission, Submitted,
+    DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Health, Submission, Submitted,
     SyncobjWait, Weight,
 };
 
@@ -78,10 +78,20 @@ const ANY: &[DeviceError] = &[
 ];
 
 impl<D: Device> Device for Faulty<D> {
+    const MAY_BLOCK: bool = D::MAY_BLOCK;
+
     type File = FaultyFile<D::File>;
 
     fn description(&self) -> Description {
         self.device.description()
+    }
+
+    fn health(&self) -> Health {
+        self.device.health()
+    }
+
+    fn probe(&self) {
+        self.device.probe();
     }
 
     fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<Self::File, DeviceError> {
@@ -101,6 +111,10 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     type Fence = F::Fence;
     type Syncobj = F::Syncobj;
     type UserMemory = F::UserMemory;
+
+    fn settle(&self) {
+        self.file.settle();
+    }
 
     fn create_vm(&self) -> Result<F::Vm, DeviceError> {
         self.luck.draw(MEMORY)?;

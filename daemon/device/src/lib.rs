@@ -10,8 +10,10 @@
 //!
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
+mod description;
 mod error;
 pub mod faulty;
+pub mod i915;
 pub mod soft;
 mod usage;
 
@@ -23,6 +25,9 @@ use std::sync::Arc;
 
 pub use self::usage::{BufferMemory, CLASSES, ClassTimes, Weight};
 
+pub use description::{
+    Description, EngineDescription, EngineUsage, Health, KernelFacts, MemoryFacts, TopologyFacts,
+};
 pub use error::DeviceError;
 
 /// Class and instance of an engine, numbered as in the i915 interface.
@@ -36,11 +41,22 @@ pub struct EngineId {
 
 /// A GPU. One per daemon; shared by all sessions.
 pub trait Device: Send + Sync + 'static {
+    /// Whether calls may wait in the kernel. If so, the daemon makes none on its reactor but those
+    /// that look (`description`, `health`, `engine_usage`; `buffer_busy`, `fence_state`,
+    /// `timestamp`) and those that begin, end or serve waits (`watch_…`, `unwatch_…`).
+    const MAY_BLOCK: bool;
+
     /// What one session has of this device.
     type File: DeviceFile;
 
     /// What the device is, and whether it is wedged now.
     fn description(&self) -> Description;
+
+    /// How the device was when it was last looked at.
+    fn health(&self) -> Health;
+
+    /// Looks at the device: how it is, what its engines have done. Called every second or so.
+    fn probe(&self);
 
     /// Opens the device for one session. `events` is called from any thread, must not block, and is
     /// called until every request of the file has completed, even after the file is dropped.
@@ -69,6 +85,10 @@ pub trait DeviceFile: Send + Sync + 'static {
     type Syncobj: Clone + Send + Sync + 'static;
     /// A memfd of a client, mapped here. Clones are the same mapping; buffers over it keep it.
     type UserMemory: Clone + Send + Sync + 'static;
+
+    /// Reports every request of this file that has completed and is not reported yet, before it
+    /// returns: what the caller decides next must not overlook a hang that a client knows of.
+    fn settle(&self);
 
     /// Makes an empty address space.
     ///
@@ -518,55 +538,4 @@ pub struct BufferBusy {
     pub readers: u16,
     /// The class that writes last.
     pub writer: Option<u16>,
-}
-
-/// What a device is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Description {
-    /// Back end, `soft` or `i915`.
-    pub driver: &'static str,
-    /// Model.
-    pub name: String,
-    /// PCI vendor.
-    pub vendor_id: u16,
-    /// PCI device.
-    pub device_id: u16,
-    /// PCI revision.
-    pub revision: u16,
-    /// Major graphics version.
-    pub graphics_version: u16,
-    /// Bytes of an address space.
-    pub gtt_bytes: u64,
-    /// Ticks per second of the timestamps.
-    pub timestamp_hz: u64,
-    /// Nothing runs any more.
-    pub wedged: bool,
-    /// The engines, by class then instance.
-    pub engines: Vec<EngineDescription>,
-}
-
-/// What an engine is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EngineDescription {
-    /// Class and instance.
-    pub engine: EngineId,
-    /// `rcs0`.
-    pub name: String,
-    /// Instance as the hardware numbers it.
-    pub logical_instance: u16,
-    /// Capability bits of `struct drm_i915_engine_info`.
-    pub capabilities: u64,
-}
-
-/// What an engine has done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct EngineUsage {
-    /// Nanoseconds spent executing.
-    pub busy_ns: u64,
-    /// Requests waiting or running.
-    pub queued: u32,
-    /// Requests completed, however they ended.
-    pub completed: u64,
-    /// Requests found guilty.
-    pub faults: u64,
 }

@@ -86,7 +86,8 @@ impl Model {
 
     /// Under the lock every id is in exactly one table; gives the ids.
     fn observe(&self) -> Vec<u32> {
-        let (seen, total) = self.dance.list(10, |id, seen| {
+        let protos = self.dance.protos.lock();
+        let (seen, total) = self.dance.list(&protos, 10, |id, seen| {
             let published = self.dance.live(id).is_some();
             match seen {
                 Seen::Proto(_) => assert!(!published, "{id} is in both tables"),

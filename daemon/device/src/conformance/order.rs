@@ -19,13 +19,15 @@ pub(crate) fn every_engine_executes<D: Device>(rig: &Rig<D>) {
 }
 
 pub(crate) fn requests_of_a_slot_run_in_order<D: Device>(rig: &Rig<D>) {
+    // A kernel's rings are short, and it waits for room in them.
+    let count: u32 = if D::MAY_BLOCK { 20 } else { 100 };
     let vm = rig.vm();
     let (context, _) = rig.context(&vm);
     let (data, gate) = (rig.mem(), rig.mem());
     let job = Job::on(RCS0);
     let first = Asm::new().wait(gate.at(0), 1).store(data.at(0), 0).end();
     let mut all = vec![rig.submit(&context, &job, &first, &[gate.shared(), data.shared()])];
-    for index in 0..100 {
+    for index in 0..count {
         // Each leaves its number behind if it finds that of the one before.
         let batch = Asm::new()
             .wait(data.at(0), index)
@@ -37,8 +39,8 @@ pub(crate) fn requests_of_a_slot_run_in_order<D: Device>(rig: &Rig<D>) {
     assert!(all.iter().all(|pending| rig.state(pending) == FenceState::Pending));
     gate.set(0, 1);
     all.iter().for_each(|pending| rig.finish(pending));
-    for index in 0..100 {
-        assert_eq!(u64::from(data.get(index + 1)), index);
+    for index in 0..count {
+        assert_eq!(data.get(u64::from(index) + 1), index);
     }
 }
 

@@ -1,12 +1,13 @@
 //! A device, one file of it, and shorthand.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::soft::sys::Mapping;
 use crate::{
     Batch, ContextSpec, Device, DeviceError, DeviceEvent, DeviceFile, EngineId, EngineSlot,
     EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission, Weight,
@@ -82,7 +83,7 @@ pub(crate) struct Mem<D: Device> {
     pub(crate) buffer: <File<D> as DeviceFile>::Buffer,
     pub(crate) address: u64,
     pub(crate) size: u64,
-    fd: OwnedFd,
+    map: Arc<Mapping>,
 }
 
 /// How a submission uses a [`Mem`].
@@ -100,23 +101,35 @@ impl<D: Device> Mem<D> {
     }
 
     pub(crate) fn set(&self, index: u64, value: u32) {
-        rustix::io::pwrite(&self.fd, &value.to_le_bytes(), 4 * index).unwrap();
+        self.map.write(4 * index, &value.to_le_bytes()).unwrap();
     }
 
     pub(crate) fn get(&self, index: u64) -> u32 {
         let mut bytes = [0; 4];
-        rustix::io::pread(&self.fd, &mut bytes, 4 * index).unwrap();
+        self.map.read(4 * index, &mut bytes).unwrap();
         u32::from_le_bytes(bytes)
     }
 
     pub(crate) fn fill(&self, bytes: &[u8]) {
-        rustix::io::pwrite(&self.fd, bytes, 0).unwrap();
+        self.map.write(0, bytes).unwrap();
     }
 
     /// The same memory by another handle.
     pub(crate) fn again(&self, buffer: <File<D> as DeviceFile>::Buffer) -> Self {
-        let fd = self.fd.try_clone().unwrap();
-        Self { buffer, address: self.address, size: self.size, fd }
+        Self { buffer, address: self.address, size: self.size, map: Arc::clone(&self.map) }
+    }
+
+    /// As an object that is read.
+    pub(crate) fn object(&self) -> Object<'_, <File<D> as DeviceFile>::Buffer> {
+        Object {
+            buffer: &self.buffer,
+            address: self.address,
+            size: self.size,
+            fresh: true,
+            write: false,
+            asynchronous: false,
+            capture: false,
+        }
     }
 
     fn used(&self, write: bool, asynchronous: bool) -> Use<'_, D> {
@@ -226,7 +239,8 @@ impl<D: Device> Rig<D> {
         let buffer = self.file.create_buffer(size).unwrap();
         let (fd, offset) = self.file.share_buffer(&buffer).unwrap();
         assert_eq!(offset, 0, "the suite reads from the start of the fd");
-        Mem { buffer, address: 0x1_0000_0000 + 0x10_0000 * self.number(), size, fd }
+        let map = Arc::new(Mapping::new(fd.as_fd(), size.try_into().unwrap()).unwrap());
+        Mem { buffer, address: 0x1_0000_0000 + 0x10_0000 * self.number(), size, map }
     }
 
     /// The same memory by another handle of this file.
@@ -277,13 +291,10 @@ impl<D: Device> Rig<D> {
             .iter()
             .chain(&batch_uses)
             .map(|used| Object {
-                buffer: &used.mem.buffer,
                 address: used.address,
-                size: used.mem.size,
-                fresh: true,
                 write: used.write,
                 asynchronous: used.asynchronous,
-                capture: false,
+                ..used.mem.object()
             })
             .collect();
         let last = if batches.is_empty() { uses.last().map(|used| used.mem) } else { None };

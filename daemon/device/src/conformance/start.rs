@@ -1,9 +1,12 @@
 //! How requests start: on which engine, together with what, and with which relocations.
 
+use std::os::fd::AsFd;
+
 use super::asm::Asm;
 use super::fences::stuck;
 use super::rig::*;
 use super::schedule::occupy;
+use crate::soft::sys::Mapping;
 use crate::{Device, DeviceError, DeviceFile, FenceState, Patch, Placement};
 
 pub(crate) fn one_context_keeps_both_video_engines_busy<D: Device>(rig: &Rig<D>) {
@@ -152,7 +155,7 @@ pub(crate) fn what_runs_outlives_its_handles<D: Device>(rig: &Rig<D>) {
     gate.set(0, 1);
     rig.finish(&work);
     let mut bytes = [0; 4];
-    rustix::io::pread(&fd, &mut bytes, 12).unwrap();
+    Mapping::new(fd.as_fd(), 4096).unwrap().read(12, &mut bytes).unwrap();
     assert_eq!(u32::from_le_bytes(bytes), 9);
 }
 
@@ -170,7 +173,7 @@ pub(crate) fn relocations_are_written_before_the_batch<D: Device>(rig: &Rig<D>) 
     let (context, _) = rig.context(&vm);
     let (data, batch) = (rig.mem(), rig.batch(&relocated(6)));
     // Object 0 is the data, object 1 the batch. In order: the last one counts.
-    let patches = [at_address(1, 0x7000), at_address(1, data.at(2))];
+    let patches = [at_address(1, data.at(1)), at_address(1, data.at(2))];
     let job = Job { patches: &patches, ..Job::on(RCS0) };
     rig.finish(&rig.submit_all(&context, &job, &[&batch], &[data.written()]));
     assert_eq!(data.get(2), 6);

@@ -179,7 +179,7 @@ pub(crate) fn requests_signal_syncobjs<D: Device>(rig: &Rig<D>) {
         slot: 1,
         placement: Placement::One(BCS0),
         batches: &[Batch { address: batch.address, length: batch.size }],
-        objects: &[],
+        objects: &[batch.object()],
         after: &[],
         along: &[],
         signals: &[(timeline.clone(), 5)],

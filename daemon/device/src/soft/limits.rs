@@ -7,19 +7,19 @@ use crate::DeviceError;
 
 /// A number of things of which the process can have only so many.
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(crate) struct Quota {
     left: AtomicU64,
     refusal: DeviceError,
 }
 
 /// Things taken from a [`Quota`], given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Quota>, u64);
+pub(crate) struct Permit(Arc<Quota>, u64);
 
 impl Quota {
     /// Mappings: seven eighths of `vm.max_map_count`, the rest being the program's, its stacks'
     /// and its heap's. Beyond it mmap fails, and so would the allocator.
-    pub(super) fn mappings() -> Arc<Self> {
+    pub(crate) fn mappings() -> Arc<Self> {
         let count = std::fs::read_to_string("/proc/sys/vm/max_map_count")
             .ok()
             .and_then(|text| text.trim().parse::<u64>().ok())
@@ -29,37 +29,37 @@ impl Quota {
 
     /// Bytes of addresses that mappings may take: half of what a process has on the machines with the
     /// fewest, 2^47. Beyond all of them mmap fails, and so would the allocator.
-    pub(super) fn addresses() -> Arc<Self> {
+    pub(crate) fn addresses() -> Arc<Self> {
         Self::of(1 << 46, DeviceError::OutOfMemory)
     }
 
     /// Fds of buffers and of fences not signalled: three quarters of `RLIMIT_NOFILE` as it is now,
     /// the rest being for connections.
-    pub(super) fn fds() -> Arc<Self> {
+    pub(crate) fn fds() -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::of(limit.map_or(u64::MAX, |limit| limit / 4 * 3), DeviceError::OutOfFds)
     }
 
     /// Fds of syncobjs of one file; the protocol promises as many
     /// (`SYNCOBJ_EXPORTS_PER_SESSION_MAX` there).
-    pub(super) fn syncobj_fds_of_file() -> Arc<Self> {
+    pub(crate) fn syncobj_fds_of_file() -> Arc<Self> {
         Self::of(256, DeviceError::OutOfFds)
     }
 
     /// Fds of syncobjs of all files, of those above: an eighth of `RLIMIT_NOFILE`. Unlike the
     /// others they can outlive the session that made them, in the hands of other processes.
-    pub(super) fn syncobj_fds() -> Arc<Self> {
+    pub(crate) fn syncobj_fds() -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::of(limit.map_or(u64::MAX, |limit| limit / 8), DeviceError::OutOfFds)
     }
 
-    pub(super) fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
+    pub(crate) fn of(left: u64, refusal: DeviceError) -> Arc<Self> {
         Arc::new(Self { left: AtomicU64::new(left), refusal })
     }
 
     /// How many are left.
     #[cfg(test)]
-    pub(super) fn left(&self) -> u64 {
+    pub(crate) fn left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
     }
 
@@ -67,7 +67,7 @@ impl Quota {
     ///
     /// # Errors
     /// All are taken.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Permit, DeviceError> {
+    pub(crate) fn take(self: &Arc<Self>) -> Result<Permit, DeviceError> {
         self.take_some(1)
     }
 
@@ -75,7 +75,7 @@ impl Quota {
     ///
     /// # Errors
     /// There are not as many left.
-    pub(super) fn take_some(self: &Arc<Self>, count: u64) -> Result<Permit, DeviceError> {
+    pub(crate) fn take_some(self: &Arc<Self>, count: u64) -> Result<Permit, DeviceError> {
         let taken = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count));
@@ -87,7 +87,7 @@ impl Quota {
 }
 
 impl Permit {
-    pub(super) fn is_of(&self, quota: &Arc<Quota>) -> bool {
+    pub(crate) fn is_of(&self, quota: &Arc<Quota>) -> bool {
         Arc::ptr_eq(&self.0, quota)
     }
 }

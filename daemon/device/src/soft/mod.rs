@@ -22,7 +22,7 @@ mod fault;
 mod fence;
 mod fence_fd;
 mod inherit;
-mod limits;
+pub(crate) mod limits;
 mod order;
 mod reaper;
 mod request;
@@ -32,7 +32,7 @@ mod space;
 mod submit;
 mod syncobj;
 mod syncobj_fd;
-mod sys;
+pub(crate) mod sys;
 mod usage;
 mod userptr;
 mod watch;
@@ -59,7 +59,7 @@ use self::watch::{Report, Waits, Watch};
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceEvent, DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink,
-    FenceState, Submission, Submitted, SyncobjWait, Weight,
+    FenceState, Health, Submission, Submitted, SyncobjWait, Weight,
 };
 
 pub use self::buffer::Buffer;
@@ -193,6 +193,8 @@ impl Drop for SoftFile {
 }
 
 impl Device for SoftDevice {
+    const MAY_BLOCK: bool = false;
+
     type File = SoftFile;
 
     fn description(&self) -> Description {
@@ -223,8 +225,15 @@ impl Device for SoftDevice {
             timestamp_hz: TIMESTAMP_HZ,
             wedged: false,
             engines: engines.collect(),
+            kernel: None,
         }
     }
+
+    fn health(&self) -> Health {
+        Health::Good
+    }
+
+    fn probe(&self) {}
 
     fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
@@ -266,6 +275,9 @@ impl DeviceFile for SoftFile {
     type Fence = Fence;
     type Syncobj = Syncobj;
     type UserMemory = UserMemory;
+
+    /// Requests are reported before their fences signal.
+    fn settle(&self) {}
 
     fn create_vm(&self) -> Result<Vm, DeviceError> {
         Ok(Vm(Arc::default()))
