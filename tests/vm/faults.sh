@@ -32,8 +32,11 @@ wait_for() {
 }
 
 # logged TEXT: the kernel has said so since the case began.
-mark() { echo "faults.sh: $1" >/dev/kmsg; marker=$1; }
+# mark TEXT: a case begins; holds TEXT: it held.
+mark() { begun=$(date +%s); echo "faults.sh: $1" >/dev/kmsg; marker=$1; }
 logged() { dmesg | sed "1,/faults.sh: $marker\$/d" | grep -q "$1"; }
+
+holds() { echo "ok $1 ($(($(date +%s) - begun)) s)"; }
 
 works() { [ -c $node ] && "$smoke" stores >/dev/null; }
 
@@ -45,14 +48,14 @@ $fault event
 "$smoke" stores >/tmp/lost 2>&1 || true
 wait_for 60 works
 logged "Resetting .* for" || logged "GPU HANG" || fail "nothing was reset"
-echo "ok a lost context-switch event is recovered from"
+holds "a lost context-switch event is recovered from"
 
 mark "interrupts are lost"
 $fault interrupt
 "$smoke" stores >/tmp/lost 2>&1 || true
 $fault
 wait_for 60 works
-echo "ok lost interrupts are recovered from"
+holds "lost interrupts are recovered from"
 
 mark "forcewake is not acknowledged"
 $fault forcewake
@@ -60,7 +63,7 @@ cat $debug/i915_forcewake_user >/dev/null 2>&1 || true
 "$smoke" stores >/tmp/lost 2>&1 || true
 $fault
 wait_for 60 works
-echo "ok a missing forcewake acknowledgement is survived"
+holds "a missing forcewake acknowledgement is survived"
 
 mark "the device is removed and found again"
 echo 1 >$device/remove
@@ -69,7 +72,7 @@ echo 1 >/sys/bus/pci/rescan
 wait_for 60 test -c $node
 hasten
 wait_for 60 works
-echo "ok the device can be removed and found again"
+holds "the device can be removed and found again"
 
 mark "the device vanishes while it works"
 "$smoke" hangs >/tmp/lost 2>&1 &
@@ -86,14 +89,14 @@ $fault
 wait_for 60 test -c $node
 hasten
 wait_for 60 works
-echo "ok a device that vanished under load and came back works"
+holds "a device that vanished under load and came back works"
 
 mark "the driver is unloaded and loaded again"
 /run/vm/reload
 [ -c $node ] || fail "the node is not back"
 hasten
 wait_for 60 works
-echo "ok the driver can be unloaded and loaded again"
+holds "the driver can be unloaded and loaded again"
 
 mark "a reset is ignored"
 $fault reset
@@ -101,4 +104,4 @@ $fault reset
 wait_for 60 logged "Failed to reset chip\|declaring wedged\|GPU recovery timed out"
 $fault
 "$smoke" stores >/tmp/lost 2>&1 && fail "a wedged GPU works"
-echo "ok a GPU that cannot be reset is wedged"
+holds "a GPU that cannot be reset is wedged"

@@ -178,11 +178,17 @@ fn a_loop_with_an_arbitration_point_is_set_aside_and_taken_up_again() {
 #[test]
 fn a_loop_without_one_holds_the_engine_until_it_is_reset() {
     let mut rig = Rig::new(EngineKind::Video1);
-    rig.start_batch(0, &[0, 0, 0x1880_0101, BATCH, 0]);
+    // Counts its rounds by MI_ATOMIC.
+    let counter = BATCH + 0x200;
+    rig.start_batch(0, &[0x1780_0501, counter, 0, 0x1880_0101, BATCH, 0]);
     rig.submit(&[0]);
     rig.events(1);
     rig.add_breadcrumb(1, 1, 2);
     rig.submit(&[1]);
+    // Many turns of the engine later nothing has happened to it.
+    let rounds = || get(&rig.gpu.shared().guest.snapshot(), BATCH_RAM + 0x200);
+    let before = rounds();
+    wait(|| rounds().wrapping_sub(before) > 5_000);
     rig.write(offset::MODE, 0x0100_0100);
     assert_ne!(rig.read(offset::MODE) & 1 << 9, 0, "stopped counts as idle");
     assert_eq!(rig.global(STATUS + 0x1f * 4), 0, "no second event");
