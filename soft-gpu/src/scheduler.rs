@@ -3,7 +3,7 @@
 //! The caller passes the time, in nanoseconds of any monotonic clock, and carries out what
 //! [`Scheduler::next`] says; [`crate::engine`] does so with a thread, a simulation with a loop.
 //!
-//! * Jobs run by priority. Sessions of equal priority share the engine, by weight ([`fair`]); jobs
+//! * Jobs run by priority. Sessions of equal priority share the engine, by weight (`fair`); jobs
 //!   of a session run in the order they came. A turn lasts [`Limits::timeslice_ns`].
 //! * A running job is only set aside at an arbitration point. When somebody else should run, or the
 //!   job has not passed one for long, it is run in *seek* mode: command by command until it does.

@@ -51,7 +51,7 @@ pub enum Progress {
 pub enum Ended {
     /// The job itself ended; the caller knows how.
     Itself,
-    /// [`Scheduler::cancel`].
+    /// [`super::Scheduler::cancel`].
     Cancelled,
     /// It ran for that many nanoseconds without an arbitration point.
     Hung(u64),
@@ -62,14 +62,14 @@ pub enum Ended {
 /// What to do next.
 #[derive(Debug)]
 pub enum Next<J> {
-    /// Run this for a while, then call [`Scheduler::put_back`].
+    /// Run this for a while, then call [`super::Scheduler::put_back`].
     Run(Turn<J>),
     /// This job is over; tell its owner.
     Over(J, Ended),
     /// Nothing until that time, or until something is submitted or cancelled.
     Sleep(Option<u64>),
-    /// Somebody else is running a job; [`Scheduler::put_back`] and [`Scheduler::release`] say when
-    /// to ask again.
+    /// Somebody else is running a job; [`super::Scheduler::put_back`] and
+    /// [`super::Scheduler::release`] say when to ask again.
     Busy,
 }
 

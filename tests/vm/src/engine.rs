@@ -1,6 +1,6 @@
 //! An engine: its submission port, the context that runs, and the thread that runs it.
 //!
-//! The thread holds the engine's lock for a turn of [`TURN_BUDGET`] at a time, so that a reset by
+//! The thread holds the engine's lock for a turn of `TURN_BUDGET` at a time, so that a reset by
 //! the driver is a change of state between two turns: once the register write has returned, the
 //! engine touches memory no more.
 
