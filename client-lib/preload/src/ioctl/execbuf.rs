@@ -162,7 +162,6 @@ impl Lists {
                 point,
             });
         }
-        // The structure's own flags are behind the node: one word, must be 0 like the node's.
         self.extensions.push(ExecExtension { name, entry_count, ..ExecExtension::default() });
         Ok(())
     }
@@ -194,7 +193,8 @@ impl Lists {
         Ok(())
     }
 
-    /// Tells the program where its objects are, in the objects and in the relocations.
+    /// Tells the program where its objects are. Relocations keep what they presumed: a program that
+    /// presumes the old address has it written again, which costs nothing but the writing.
     fn write_addresses(&self, objects: u64, addresses: &[u64]) -> Outcome<()> {
         type O = drm_i915_gem_exec_object2;
         for (index, address) in addresses.iter().enumerate() {
