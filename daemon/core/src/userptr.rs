@@ -53,8 +53,8 @@ impl Pages {
     ///
     /// # Errors
     /// What `pin` says; EAGAIN if an invalidation came meanwhile, or another submission takes hold of
-    /// the pages just now, or still relies on those of before an invalidation. (The kernel has EBUSY too, for objects that something else than a
-    /// submission has pinned; here nothing else does.)
+    /// the pages just now, or still relies on those of before an invalidation. (The kernel has EBUSY
+    /// too, for objects that something else than a submission has pinned; here nothing else does.)
     pub(crate) fn submit_init(
         &self,
         pin: impl FnOnce() -> Result<(), Refusal>,
