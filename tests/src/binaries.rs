@@ -26,61 +26,56 @@ pub fn output_directory() -> PathBuf {
 /// `gpu-brokerd`, fresh.
 #[must_use]
 pub fn daemon() -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    built("gpu-brokerd", "gpu-brokerd", &BUILT)
+    built("gpu-brokerd")
 }
 
 /// `gpu-broker`, fresh.
 #[must_use]
 pub fn cli() -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    built("gpu-broker", "gpu-broker", &BUILT)
+    built("gpu-broker")
 }
 
 /// `libgpu_broker.so`, fresh.
 #[must_use]
 pub fn c_library() -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    built("gpu-broker-capi", "libgpu_broker.so", &BUILT)
+    built("libgpu_broker.so")
 }
 
 /// An example program of the Rust client library, fresh.
 #[must_use]
-pub fn client_example(name: &'static str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| build(&["gpu-broker-client", "--examples"]));
-    let path = output_directory().join("examples").join(name);
-    assert!(path.exists(), "cargo built no {}", path.display());
-    path
+pub fn client_example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
 }
 
 /// `libgpu_broker_preload.so`, fresh.
 #[must_use]
 pub fn preload() -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    built("gpu-broker-preload", "libgpu_broker_preload.so", &BUILT)
+    built("libgpu_broker_preload.so")
 }
 
-/// What a package builds, after a build that runs once per test process: cargo does not build
-/// another package's programs for a test, and a stale daemon would pass tests that the sources fail.
-fn built(package: &str, name: &str, once: &OnceLock<()>) -> PathBuf {
-    once.get_or_init(|| build(&[package]));
+/// What the workspace builds under a name, after a build that runs once per test process: cargo does
+/// not build another package's programs for a test, and a stale daemon would pass tests that the
+/// sources fail.
+fn built(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(build);
     let path = output_directory().join(name);
     assert!(path.exists(), "cargo built no {}", path.display());
     path
 }
 
-/// Builds a package; more arguments say what of it.
-fn build(package: &[&str]) {
+/// Builds the workspace with its tests, as `cargo test --workspace` does: a selection of packages
+/// would select other features of the dependencies, and compile all of them once more.
+fn build() {
     let output = output_directory();
     let target = output.parent().expect("the profile's directory lies in the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--locked", "--quiet", "--package"]).args(package);
+    command.args(["build", "--locked", "--quiet", "--workspace", "--all-targets"]);
     command.arg("--target-dir").arg(target);
     if output.ends_with("release") {
         command.arg("--release");
     }
     let status = command.current_dir(repository()).status().expect("cargo can be started");
-    assert!(status.success(), "building {package:?} failed: {status}");
+    assert!(status.success(), "building the workspace failed: {status}");
 }
