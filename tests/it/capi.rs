@@ -66,6 +66,24 @@ fn the_example_compiles_and_fills() {
 }
 
 #[test]
+fn memory_of_malloc_is_changed_where_it_is() {
+    let mut daemon = Daemon::start();
+    let before = daemon.footprint();
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = Command::new(compile(directory.path(), "own_memory"))
+        .arg(daemon.socket())
+        .env("LD_LIBRARY_PATH", directory.path())
+        .output()
+        .expect("it was just built");
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    assert_eq!(said, "inverted 65536 pixels where malloc put them\n");
+    daemon.settles_to(&before);
+    daemon.assert_unharmed();
+}
+
+#[test]
 fn two_sessions_share_a_buffer_and_a_timeline() {
     let mut daemon = Daemon::start();
     let before = daemon.footprint();

@@ -14,3 +14,4 @@ mod python;
 mod simulation;
 mod stacks;
 mod tidy;
+mod userptr;

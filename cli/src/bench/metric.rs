@@ -27,6 +27,17 @@ pub(super) enum Metric {
     ExecbufFenced,
     /// PING with an fd each way.
     FdCall,
+    /// EXECBUF with one buffer beside the batch.
+    #[value(name = "execbuf_2")]
+    Execbuf2,
+    /// EXECBUF with registered memory beside the batch.
+    ExecbufUserptr,
+    /// INVALIDATE of memory that the GPU does not use.
+    UserptrInvalidate,
+    /// INVALIDATE, and the EXECBUF that looks for the pages again.
+    UserptrRepin,
+    /// USERPTR_CREATE.
+    UserptrRegisterPerMib,
     /// EXECBUF of one client.
     #[value(name = "execbuf_rate_1")]
     ExecbufRate1,
@@ -118,6 +129,15 @@ impl Metric {
             Self::Execbuf16 => "EXECBUF, empty batch, 16 buffers",
             Self::ExecbufFenced => "EXECBUF with FENCE_OUT, fence fd closed after",
             Self::FdCall => "PING with one fd (a memfd) each way, closed after",
+            Self::Execbuf2 => "EXECBUF, empty batch, and a buffer of 64 MiB",
+            Self::ExecbufUserptr => "EXECBUF, empty batch, and 64 MiB of the client's memory",
+            Self::UserptrInvalidate => "USERPTR_INVALIDATE of 64 MiB that the GPU does not use",
+            Self::UserptrRepin => {
+                "USERPTR_INVALIDATE of 64 MiB and EXECBUF that names them, together"
+            }
+            Self::UserptrRegisterPerMib => {
+                "USERPTR_CREATE of 64 MiB and the first EXECBUF, per MiB"
+            }
             Self::ExecbufRate1 => "EXECBUF, 1 client",
             Self::ExecbufRate16 => "EXECBUF, 16 clients",
             Self::ExecbufRate128 => "EXECBUF, 128 clients",
@@ -147,7 +167,12 @@ impl Metric {
             | Self::Execbuf
             | Self::Execbuf16
             | Self::ExecbufFenced
-            | Self::FdCall => Unit::Micros,
+            | Self::FdCall
+            | Self::Execbuf2
+            | Self::ExecbufUserptr
+            | Self::UserptrInvalidate
+            | Self::UserptrRepin
+            | Self::UserptrRegisterPerMib => Unit::Micros,
             Self::ExecbufRate1
             | Self::ExecbufRate16
             | Self::ExecbufRate128
@@ -168,6 +193,11 @@ impl Metric {
             | Self::Ping
             | Self::Execbuf16
             | Self::ExecbufFenced
+            | Self::Execbuf2
+            | Self::ExecbufUserptr
+            | Self::UserptrInvalidate
+            | Self::UserptrRepin
+            | Self::UserptrRegisterPerMib
             | Self::ExecbufRate1
             | Self::ExecbufRate16
             | Self::ExecbufRate128Threads

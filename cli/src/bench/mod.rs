@@ -12,6 +12,7 @@ mod flood;
 mod machine;
 mod metric;
 mod neighbours;
+mod own_memory;
 mod report;
 mod rig;
 mod round_trips;
@@ -31,6 +32,7 @@ use cores::Cores;
 use echo::Echo;
 use failure::Failure;
 use metric::Metric;
+use own_memory::Kind;
 use report::{Row, Verdict};
 use rig::Rig;
 use round_trips::RoundTrips;
@@ -138,6 +140,11 @@ impl Bench {
             Metric::Execbuf16 => trips.execbuf(16),
             Metric::ExecbufFenced => trips.execbuf_fenced(),
             Metric::FdCall => trips.fd_call(),
+            Metric::Execbuf2 => own_memory::execbuf(trips, Kind::Buffer),
+            Metric::ExecbufUserptr => own_memory::execbuf(trips, Kind::Userptr),
+            Metric::UserptrInvalidate => own_memory::invalidate(trips),
+            Metric::UserptrRepin => own_memory::repin(trips),
+            Metric::UserptrRegisterPerMib => own_memory::register(trips),
             Metric::ExecbufRate1 => self.execbuf_rate(&rig, 1),
             Metric::ExecbufRate16 => self.execbuf_rate(&rig, 16),
             Metric::ExecbufRate128 => self.execbuf_rate(&rig, 128),

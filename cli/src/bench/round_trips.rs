@@ -124,7 +124,14 @@ impl RoundTrips<'_> {
         })
     }
 
-    fn repeat(self, mut call: impl FnMut() -> Result<(), Failure>) -> Result<Figure, Failure> {
+    /// Repeats a call until the time is up.
+    ///
+    /// # Errors
+    /// Those of the call; the reference failed.
+    pub(super) fn repeat(
+        self,
+        mut call: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<Figure, Failure> {
         self.slices(|| {
             let started = Instant::now();
             for _ in 0..TRIPS_PER_SLICE {
@@ -136,7 +143,10 @@ impl RoundTrips<'_> {
 
     /// Alternates slices with slices of the reference until the time is up. `slice` answers what
     /// one call took.
-    fn slices(
+    ///
+    /// # Errors
+    /// Those of the slice; the reference failed.
+    pub(super) fn slices(
         self,
         mut slice: impl FnMut() -> Result<Duration, Failure>,
     ) -> Result<Figure, Failure> {

@@ -1,7 +1,7 @@
 //! The smallest work a client can submit.
 
-use gpu_broker_client::protocol::codec;
 use gpu_broker_client::protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, flag};
+use gpu_broker_client::protocol::{BufferId, codec};
 use gpu_broker_client::{Buffer, Connection, Context, Execbuf};
 
 use super::failure::Failure;
@@ -56,6 +56,14 @@ impl Work {
         let (batch, others) = self.buffers.split_last().ok_or(NO_BUFFER)?;
         let execbuf = others.iter().fold(self.context.execbuf(), Execbuf::object);
         Ok(execbuf.batch(batch))
+    }
+
+    /// An EXECBUF with this buffer and the batch.
+    ///
+    /// # Errors
+    /// There is no buffer.
+    pub(super) fn execbuf_with(&self, buffer: BufferId) -> Result<Execbuf<'_>, Failure> {
+        Ok(self.context.execbuf().object(buffer).batch(self.batch()?))
     }
 
     /// The packet of one EXECBUF with the batch alone, for those who send it themselves.
