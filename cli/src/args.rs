@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{admin, bench, demo, doctor, generate, launch, policy, run, status};
+use crate::{admin, bench, demo, doctor, generate, hang, launch, policy, run, status};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
+    /// List and show batches that hung or faulted: who hung the GPU?
+    Hang(hang::Args),
     Run(run::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),

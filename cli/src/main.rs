@@ -15,6 +15,7 @@ mod connect;
 mod demo;
 mod doctor;
 mod generate;
+mod hang;
 mod launch;
 mod output;
 mod policy;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, socket),
         Command::Policy(args) => policy::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Hang(args) => hang::run(&args, socket),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man_pages(&args),
     };

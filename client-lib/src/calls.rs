@@ -6,6 +6,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use gpu_broker_protocol::hang::{HangDump, HangOf, HangPage, HangQuery, HangRead};
 use gpu_broker_protocol::message::{BufferCreate, BufferCreated, BufferOf, HelloReply};
 use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::param::EngineId;
@@ -298,6 +299,24 @@ pub(crate) fn import_fence(
         request: Request::SyncobjImport(SyncobjImport { syncobj, flags, point, fd }),
         answer: |reply| answer!(reply, Reply::SyncobjImport(_) => ()),
     }
+}
+
+pub(crate) const fn hang_list(before: u64) -> Call<HangPage> {
+    call(
+        Request::HangList(HangQuery { before }),
+        |reply| answer!(reply, Reply::HangList(page) => page),
+    )
+}
+
+pub(crate) const fn hang_show(hang: u64) -> Call<HangDump> {
+    call(Request::HangShow(HangOf { hang }), |reply| answer!(reply, Reply::HangShow(dump) => *dump))
+}
+
+pub(crate) const fn hang_read(hang: u64, region: u32, offset: u64) -> Call<Vec<u8>> {
+    call(
+        Request::HangRead(HangRead { hang, region, offset }),
+        |reply| answer!(reply, Reply::HangRead(piece) => piece.bytes),
+    )
 }
 
 const fn fence_of(point: Option<u64>) -> (u32, u64) {

@@ -1,5 +1,8 @@
 //! A connection to the broker, shared by any number of threads.
 
+mod hangs;
+mod turn;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -7,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::Thread;
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
+use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
@@ -20,7 +24,7 @@ use rustix::io::Errno;
 use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, HangQueue, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
@@ -28,6 +32,8 @@ use crate::together::Together;
 use crate::usermem::fork::Generation;
 use crate::usermem::held::{Held, Hold};
 use crate::vm::Vm;
+
+use turn::Turn;
 
 /// A connection to the broker: one session, with contexts, VMs and buffers of its own.
 ///
@@ -58,6 +64,9 @@ struct Inbox {
     ledger: Ledger<Waiter>,
     /// Whether a thread reads; then no other may.
     reading: bool,
+    hangs: HangQueue,
+    /// Threads that wait for a hang while another reads.
+    hang_waiters: Vec<Thread>,
 }
 
 /// A thread that waits for an answer.
@@ -369,7 +378,7 @@ fn say_hello(fd: &OwnedFd, client_name: &str) -> Result<HelloReply, Error> {
                 Arrival::Answer(answer) if answer.seq == SEQ => {
                     proto::check_hello(answer!(answer.reply(fds)?, Reply::Hello(reply) => reply)?)
                 }
-                Arrival::Answer(_) => Err(Error::Protocol(Violation::Malformed)),
+                Arrival::Answer(_) | Arrival::Hang(_) => Err(Error::Protocol(Violation::Malformed)),
             }
         }
     }
@@ -391,7 +400,7 @@ impl Shared {
 
     /// A session that others use too, whose requests are numbered from `first` on.
     pub(crate) fn joined(socket: OwnedFd, hello: HelloReply, first: u32) -> Self {
-        let inbox = Mutex::new(Inbox { ledger: Ledger::starting_at(first), reading: false });
+        let inbox = Mutex::new(Inbox { ledger: Ledger::starting_at(first), ..Inbox::default() });
         Self { inbox, together: Together::shared(), ..Self::new(socket, hello) }
     }
 
@@ -456,6 +465,8 @@ impl Shared {
                 return match proto::sort(&packet) {
                     Ok(Arrival::Answer(answer)) => decode(answer, fds),
                     Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
+                    // Only answers are put there.
+                    Ok(Arrival::Hang(_)) => Err(Error::Protocol(Violation::Malformed)),
                     Err(violation) => Err(Error::Protocol(violation)),
                 };
             }
@@ -493,89 +504,16 @@ impl Shared {
         for waiter in inbox.ledger.waiters() {
             waiter.thread.take().inspect(Thread::unpark);
         }
-    }
-}
-
-/// The right to read the socket. Dropping it passes the right on.
-struct Turn<'a> {
-    shared: &'a Shared,
-    buffer: Scratch,
-}
-
-impl Turn<'_> {
-    /// Reads until the answer to `seq` comes; other answers go to those who wait for them.
-    /// `None` when the connection ended instead.
-    fn read_until<T>(
-        &mut self,
-        seq: u32,
-        decode: impl FnOnce(Answer<'_>, Fds) -> Result<T, Error>,
-    ) -> Option<Result<T, Error>> {
-        loop {
-            let (length, fds) = match socket::receive(&self.shared.socket, &mut self.buffer) {
-                Ok(Received::Packet(length, fds)) => (length, fds),
-                Ok(Received::Closed) => {
-                    self.shared.end(Ending::Closed);
-                    return None;
-                }
-                Ok(Received::Violation(violation)) => {
-                    self.shared.end(Ending::Violation(violation));
-                    return None;
-                }
-                Err(errno) => {
-                    // The packet may be gone, and whose answer it was nobody knows.
-                    self.shared.end(Ending::Lost(errno));
-                    return None;
-                }
-            };
-            let packet = self.buffer.get(..length).unwrap_or_default();
-            match proto::sort(packet) {
-                Ok(Arrival::Answer(answer)) if answer.seq == seq => {
-                    let mut inbox = self.shared.inbox();
-                    let known = inbox.ledger.position(&answer);
-                    inbox.ledger.close(seq);
-                    drop(inbox);
-                    return Some(match known {
-                        Ok(_) => decode(answer, fds),
-                        Err(violation) => Err(Error::Protocol(violation)),
-                    });
-                }
-                // The answer to a process that died before it came.
-                Ok(Arrival::Answer(_)) if self.shared.together.is_shared() => {}
-                Ok(Arrival::Answer(answer)) => {
-                    // A statement of its own: `end` takes the lock that `inbox` holds.
-                    let delivered = self.shared.inbox().deliver(&answer, packet, fds);
-                    if let Err(violation) = delivered {
-                        self.shared.end(Ending::Violation(violation));
-                        return None;
-                    }
-                }
-                Ok(Arrival::Epitaph(epitaph)) => {
-                    self.shared.end(Ending::Epitaph(epitaph));
-                    return None;
-                }
-                Err(violation) => {
-                    self.shared.end(Ending::Violation(violation));
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut inbox = self.shared.inbox();
-        inbox.reading = false;
-        // One sleeper whose answer has not come must read now. A thread that comes in between
-        // may take the right first; it passes it on in turn.
-        let mut sleepers = inbox.ledger.waiters().filter(|waiter| waiter.packet.is_none());
-        if let Some(next) = sleepers.find_map(|waiter| waiter.thread.as_ref()) {
-            next.unpark();
-        }
+        inbox.hang_waiters.drain(..).for_each(|waiter| waiter.unpark());
     }
 }
 
 impl Inbox {
+    fn hung(&mut self, event: HangEvent) {
+        self.hangs.push(event);
+        self.hang_waiters.drain(..).for_each(|waiter| waiter.unpark());
+    }
+
     fn deliver(&mut self, answer: &Answer<'_>, packet: &[u8], fds: Fds) -> Result<(), Violation> {
         let position = self.ledger.position(answer)?;
         let waiter = self.ledger.at(position).ok_or(Violation::Malformed)?;

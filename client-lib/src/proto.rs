@@ -5,10 +5,12 @@
 //! [`sort`], find whose it is with [`Ledger::position`], and decode it with [`Answer::reply`] or
 //! [`Answer::execbuf`]. After [`Ledger::end`] every `open` answers with the reason.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use gpu_broker_protocol::execbuf::{self, ExecbufHead, ExecbufLists, flag};
-use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
+use gpu_broker_protocol::hang::HangEvent;
+use gpu_broker_protocol::limits::{FDS_PER_MESSAGE_MAX, HANG_EVENTS_PENDING_MAX};
 use gpu_broker_protocol::message::{Event, ExecbufReply, Hello, HelloReply};
 use gpu_broker_protocol::violation::Epitaph;
 use gpu_broker_protocol::{
@@ -83,6 +85,31 @@ impl<Fd> Fds<Fd> {
     }
 }
 
+/// Hang events that came and were not asked for yet. Of a program that never asks, the oldest are
+/// dropped, and counted.
+#[derive(Debug, Default)]
+pub(crate) struct HangQueue {
+    events: VecDeque<HangEvent>,
+    lost: u32,
+}
+
+impl HangQueue {
+    pub(crate) fn push(&mut self, event: HangEvent) {
+        if self.events.len() >= HANG_EVENTS_PENDING_MAX
+            && let Some(dropped) = self.events.pop_front()
+        {
+            self.lost = self.lost.saturating_add(dropped.lost).saturating_add(1);
+        }
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<HangEvent> {
+        let mut event = self.events.pop_front()?;
+        event.lost = event.lost.saturating_add(std::mem::take(&mut self.lost));
+        Some(event)
+    }
+}
+
 /// Why no further request can be answered.
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
@@ -114,6 +141,8 @@ pub(crate) enum Arrival<'p> {
     Answer(Answer<'p>),
     /// The daemon's last words.
     Epitaph(Epitaph),
+    /// A batch of ours died.
+    Hang(HangEvent),
 }
 
 /// An answer that is not decoded yet.
@@ -136,10 +165,10 @@ pub(crate) fn sort(packet: &[u8]) -> Result<Arrival<'_>, Violation> {
     match header.flags {
         HeaderFlags::REPLY => Ok(answer(false)),
         flags if flags == HeaderFlags::REPLY | HeaderFlags::REFUSED => Ok(answer(true)),
-        HeaderFlags::EVENT => {
-            let Event::Epitaph(epitaph) = codec::decode_event(header.opcode, body)?;
-            Ok(Arrival::Epitaph(epitaph))
-        }
+        HeaderFlags::EVENT => Ok(match codec::decode_event(header.opcode, body)? {
+            Event::Epitaph(epitaph) => Arrival::Epitaph(epitaph),
+            Event::Hang(hang) => Arrival::Hang(hang),
+        }),
         _ => Err(Violation::UnknownFlags),
     }
 }

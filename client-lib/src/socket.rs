@@ -4,10 +4,11 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gpu_broker_protocol::Violation;
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -102,6 +103,24 @@ pub(crate) enum Received {
     Closed,
     /// The packet or its fds did not fit: the other side is no broker.
     Violation(Violation),
+}
+
+/// Whether something can be received within a time, `None` being for ever.
+///
+/// # Errors
+/// Of the system.
+pub(crate) fn readable(socket: &OwnedFd, within: Option<Duration>) -> Result<bool, Errno> {
+    // A time that the kernel cannot count is as good as for ever.
+    let timeout = within.and_then(|within| Timespec::try_from(within).ok());
+    loop {
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            // The caller knows how much time is left, and comes back.
+            Err(Errno::INTR) if timeout.is_none() => {}
+            Err(Errno::INTR) => return Ok(false),
+            other => return other.map(|ready| ready > 0),
+        }
+    }
 }
 
 /// Receives one packet, waiting for it. Every fd is owned, close-on-exec, from the first moment.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::args::Args;
 use crate::device::DeviceChoice;
+use crate::engine_config::EngineConfig;
 use crate::policy::file::{ClassFile, NAME_RULE, Wrong, is_name};
 use crate::policy::{self, Policy};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub daemon: DaemonLimits,
     /// Limits of one session.
     pub session: SessionConfig,
+    /// Time limits of the engines.
+    pub engines: EngineConfig,
     /// Sockets beside `socket`.
     pub listeners: Vec<ListenerConfig>,
     /// Which class a client belongs to, and what that may.
@@ -57,6 +60,7 @@ impl Default for Config {
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
             daemon: file.daemon,
             session: file.session,
+            engines: file.engines,
             listeners: Vec::new(),
             policy: Policy::default(),
             admin: AdminConfig::default(),
@@ -78,6 +82,7 @@ struct File {
     log_level: Option<String>,
     daemon: DaemonLimits,
     session: SessionConfig,
+    engines: EngineConfig,
     listener: Vec<ListenerFile>,
     default_class: Option<String>,
     class: Vec<ClassFile>,
@@ -284,6 +289,9 @@ impl Config {
                 return Err(value(&format!("daemon.{key}"), &must, &is));
             }
         }
+        if let Some((key, must, is)) = file.engines.out_of_range() {
+            return Err(value(&format!("engines.{key}"), &must, &is));
+        }
         let device = args.device.as_deref().or(file.device.as_deref()).unwrap_or("auto");
         let log_level = args.log_level.as_deref().or(file.log_level.as_deref());
         Ok(Self {
@@ -295,6 +303,7 @@ impl Config {
             log_level: log_level.unwrap_or(DEFAULT_LOG_LEVEL).to_owned(),
             daemon: file.daemon,
             session: file.session,
+            engines: file.engines,
             listeners: sockets::listeners(file.listener)?,
             policy: policy::file::policy(file.class, file.default_class.as_deref())?,
             admin: file.admin.checked()?,
@@ -348,6 +357,18 @@ mod tests {
         for key in ["sessions", "sessions_per_uid", "hello_timeout_ms", "stop_timeout_ms"] {
             assert!(table["daemon"].get(key).is_some(), "daemon.{key} is not in the file");
         }
+        for key in [
+            "heartbeat_interval_ms",
+            "preempt_timeout_ms",
+            "timeslice_ms",
+            "request_timeout_ms",
+            "reset",
+        ] {
+            assert!(table["engines"].get(key).is_some(), "engines.{key} is not in the file");
+        }
+        for class in ["render", "copy", "video", "video_enhance"] {
+            assert!(shipped.contains(&format!("#[engines.{class}]")), "{class}");
+        }
         for key in ["socket_mode", "device", "log_level", "default_class"] {
             assert!(table.get(key).is_some(), "{key} is not in the file");
         }
@@ -372,6 +393,7 @@ mod tests {
             ("[session]\nvms = 0", "session.vms"),
             ("[session]\nfences = 1025", "session.fences"),
             ("[daemon]\nsessions = 0", "daemon.sessions"),
+            ("[engines]\ntimeslice_ms = 0", "engines.timeslice_ms"),
             ("socket_mode = \"rw\"", "socket_mode"),
             ("socket_mode = \"4755\"", "socket_mode"),
             ("device = \"voodoo\"", "device"),

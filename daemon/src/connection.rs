@@ -153,11 +153,39 @@ impl<D: Device> Connection<D> {
                     }
                     self.discard_unsent();
                 }
+                if let Some(end) = self.send_events(cx, scratch) {
+                    return Poll::Ready(end);
+                }
                 if let Some(end) = ready!(self.poll_turn(cx, scratch, &mut slice_end)) {
                     return Poll::Ready(end);
                 }
             }
         })
+    }
+
+    /// Sends hang events as far as the socket has room. They wait for it, replies do not wait for
+    /// them.
+    fn send_events(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Option<End> {
+        let Self { entry, socket, .. } = self;
+        let out = &mut scratch.outbound;
+        let mut end = None;
+        entry.send_events(|event| {
+            out.clear();
+            if codec::encode_event(&Event::Hang(event.clone()), out).is_err() {
+                tracing::error!(session = %entry.id(), "an event does not fit in a message");
+                end = Some(End::Internal);
+                return false;
+            }
+            match socket.poll_send(cx, out, &[]) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => {
+                    end = Some(End::Gone);
+                    false
+                }
+                Poll::Pending => false,
+            }
+        });
+        end
     }
 
     /// One packet out: the end of a wait, or the reply to a request.
@@ -588,7 +616,8 @@ mod tests {
         let mut answer = [0; 1024];
         let info = theirs.recv(&mut answer).await.expect("an answer");
         let (header, body) = Header::split(&answer[..info.bytes_read()]).expect("a header");
-        let Event::Epitaph(epitaph) = codec::decode_event(header.opcode, body).expect("an event");
+        let event = codec::decode_event(header.opcode, body).expect("an event");
+        let Event::Epitaph(epitaph) = event else { panic!("not an epitaph: {event:?}") };
         assert_eq!(epitaph.code, EpitaphCode::Internal);
         task.await.expect("the panic stays inside");
         assert_eq!(server.directory.len(), 0, "the seat is free");

@@ -5,12 +5,13 @@ use std::str::FromStr;
 
 use gpu_broker_core::{Capabilities, KernelAnswers, SseuTopology};
 use gpu_broker_device::i915::{I915Device, nodes};
-use gpu_broker_device::soft::{self, SoftDevice};
+use gpu_broker_device::soft::SoftDevice;
 use gpu_broker_device::{Description, EngineDescription, KernelFacts, TopologyFacts};
 use gpu_broker_protocol::message::EngineInfo;
 use gpu_broker_protocol::object::{MemoryRegion, Topology};
 use gpu_broker_protocol::param::EngineId;
 
+use crate::engine_config::EngineConfig;
 use crate::policy::Policy;
 
 /// What the administrator asked for.
@@ -56,15 +57,18 @@ pub(crate) enum Chosen {
 
 impl DeviceChoice {
     /// Opens the device.
-    pub(crate) fn open(&self) -> Result<Chosen, Box<dyn std::error::Error>> {
+    pub(crate) fn open(
+        &self,
+        engines: &EngineConfig,
+    ) -> Result<Chosen, Box<dyn std::error::Error>> {
         match self {
-            Self::Soft => Ok(Chosen::Soft(SoftDevice::start(soft::Config::default())?)),
+            Self::Soft => Ok(Chosen::Soft(SoftDevice::start(engines.for_soft())?)),
             Self::Node(path) => Ok(Chosen::I915(open_node(path)?)),
-            Self::Auto => Self::first_that_opens(),
+            Self::Auto => Self::first_that_opens(engines),
         }
     }
 
-    fn first_that_opens() -> Result<Chosen, Box<dyn std::error::Error>> {
+    fn first_that_opens(engines: &EngineConfig) -> Result<Chosen, Box<dyn std::error::Error>> {
         let found = nodes();
         let mut others = found.iter();
         while let Some(node) = others.next() {
@@ -84,7 +88,7 @@ impl DeviceChoice {
             }
         }
         tracing::info!("device auto: no GPU that i915 drives can be used; using the software GPU");
-        Self::Soft.open()
+        Self::Soft.open(engines)
     }
 }
 
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn a_render_node_that_is_not_there_is_refused_with_a_sentence() {
         let choice: DeviceChoice = "/dev/dri/renderD999".parse().expect("a path");
-        let Err(error) = choice.open() else { panic!("it is not there") };
+        let Err(error) = choice.open(&EngineConfig::default()) else { panic!("it is not there") };
         let sentence = error.to_string();
         assert!(sentence.contains("/dev/dri/renderD999") && sentence.contains("--device soft"));
         assert!("renderD128".parse::<DeviceChoice>().is_err());

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use gpu_broker_core::{InFlight, Session, Time};
-use gpu_broker_device::{Device, DeviceEvent, EventSink};
+use gpu_broker_device::{Device, DeviceEvent, EventSink, FaultReport};
+use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::{EpitaphCode, SessionId};
 
-use crate::classes::Class;
+use crate::classes::{Class, count};
 use crate::clock::Clock;
-use crate::hands::{DeviceHands, SessionLog, outcome_of};
+use crate::hands::{DeviceHands, HangSink, SessionLog, outcome_of};
+use crate::hangs::{Culprit, HangBook, Outbox};
 use crate::identity::Identity;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, session_warn};
 
 /// The rules' view of one session of this device.
 pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
@@ -27,12 +29,19 @@ pub(crate) struct Entry<D: Device> {
     mail: Mutex<Mail>,
     /// Whether there is mail; saves the task the lock.
     posted: AtomicBool,
+    hangs: Arc<HangBook>,
+    /// Hang events not sent; most sessions never have one.
+    outbox: Mutex<Option<Box<Outbox>>>,
+    /// Whether there are any.
+    has_events: AtomicBool,
 }
 
 /// What is known from HELLO on.
 pub(crate) struct Named<D: Device> {
     pub(crate) client_name: Box<str>,
     pub(crate) since: Time,
+    /// It wants HANG events.
+    pub(crate) hang_events: bool,
     /// Weak, because the session's device file holds this entry as its event sink.
     pub(crate) session: Weak<SessionOf<D>>,
     /// For completions after the session has ended.
@@ -96,6 +105,33 @@ impl<D: Device> Entry<D> {
         self.post(|mail| mail.fired.push(fired));
     }
 
+    fn tell(&self, event: HangEvent) {
+        self.outbox().get_or_insert_default().push(event);
+        self.has_events.store(true, Ordering::Release);
+        self.post(|_| {});
+    }
+
+    /// Hands `send` the events that were not sent, until there are none or it answers false.
+    pub(crate) fn send_events(&self, mut send: impl FnMut(&HangEvent) -> bool) {
+        if !self.has_events.load(Ordering::Acquire) {
+            return;
+        }
+        let mut outbox = self.outbox();
+        let Some(events) = &mut *outbox else { return };
+        while let Some(event) = events.next() {
+            if !send(event) {
+                return;
+            }
+            events.sent();
+        }
+        self.has_events.store(false, Ordering::Relaxed);
+        *outbox = None;
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Option<Box<Outbox>>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mail(&self) -> MutexGuard<'_, Mail> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,16 +149,49 @@ impl<D: Device> Entry<D> {
     }
 }
 
+impl<D: Device> HangSink for Entry<D> {
+    fn hung(&self, now: Time, report: FaultReport) {
+        let named = self.named();
+        let client_name = named.map_or_else(Box::default, |named| named.client_name.clone());
+        let culprit = Culprit { session: self.id(), client_name, peer: self.identity.credentials };
+        let event = self.hangs.record(now, culprit.clone(), report);
+        count(&self.log.class.counts.hangs);
+        session_warn!(
+            self.log,
+            now,
+            "a batch died on engine {}:{} at {:#x}, {}: {} (hang {}, context {}, batch at {:#x}, \"{}\")",
+            event.engine.class,
+            event.engine.instance,
+            event.address,
+            event.command,
+            event.what,
+            event.hang,
+            event.context,
+            event.batch,
+            culprit.client_name,
+        );
+        if named.is_some_and(|named| named.hang_events) {
+            self.tell(event);
+        }
+    }
+}
+
 impl<D: Device> EventSink for Entry<D> {
     fn report(&self, event: DeviceEvent) {
         match event {
             DeviceEvent::Completed { tag, outcome } => {
                 let now = self.clock.now();
-                let outcome = outcome_of(&self.log, now, outcome);
+                let outcome = outcome_of(self, now, outcome);
                 let Some(named) = self.named.get() else { return };
                 match named.session.upgrade() {
                     Some(session) => session.handle_completion(now, tag, outcome),
                     None => named.in_flight.release(),
+                }
+            }
+            DeviceEvent::Replayed { tag } => {
+                let session = self.named.get().and_then(|named| named.session.upgrade());
+                if let Some(session) = session {
+                    session.handle_replay(tag);
                 }
             }
             DeviceEvent::BufferIdle { token } => self.fired(Fired { token, first: 0 }),
@@ -139,6 +208,7 @@ pub(crate) struct Directory<D: Device> {
     entries: Mutex<BTreeMap<SessionId, Arc<Entry<D>>>>,
     places: Mutex<Places>,
     clock: Clock,
+    hangs: Arc<HangBook>,
     opened: AtomicU64,
 }
 
@@ -160,11 +230,12 @@ pub(crate) enum Full {
 }
 
 impl<D: Device> Directory<D> {
-    pub(crate) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock, hangs: Arc<HangBook>) -> Self {
         Self {
             entries: Mutex::default(),
             places: Mutex::default(),
             clock,
+            hangs,
             opened: AtomicU64::new(0),
         }
     }
@@ -212,6 +283,9 @@ impl<D: Device> Directory<D> {
             named: OnceLock::new(),
             mail: Mutex::default(),
             posted: AtomicBool::new(false),
+            hangs: Arc::clone(&self.hangs),
+            outbox: Mutex::default(),
+            has_events: AtomicBool::new(false),
         });
         self.entries().insert(session, Arc::clone(&entry));
         entry

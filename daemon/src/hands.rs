@@ -14,9 +14,9 @@ use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{Reason, Refusal, SessionId};
 use smallvec::SmallVec;
 
-use crate::classes::{Class, count};
+use crate::classes::Class;
 use crate::clock::Clock;
-use crate::limiter::{Limiter, session_warn};
+use crate::limiter::Limiter;
 use crate::throttle::Queued;
 
 /// What every line in the log about a session says, and how much was said.
@@ -29,18 +29,23 @@ pub(crate) struct SessionLog {
     pub(crate) limiter: Limiter,
 }
 
+/// Who is told of batches that die: remembers them, and tells their owner and the log.
+pub(crate) trait HangSink: Send + Sync + 'static {
+    fn hung(&self, now: Time, report: device::FaultReport);
+}
+
 /// One session's device.
 pub(crate) struct DeviceHands<F: DeviceFile> {
     pub(crate) file: F,
-    pub(crate) log: Arc<SessionLog>,
+    hangs: Arc<dyn HangSink>,
     pub(crate) clock: Clock,
     /// For THROTTLE.
     queued: Mutex<Queued<F>>,
 }
 
 impl<F: DeviceFile> DeviceHands<F> {
-    pub(crate) fn new(file: F, log: Arc<SessionLog>, clock: Clock) -> Self {
-        Self { file, log, clock, queued: Mutex::default() }
+    pub(crate) fn new(file: F, hangs: Arc<dyn HangSink>, clock: Clock) -> Self {
+        Self { file, hangs, clock, queued: Mutex::default() }
     }
 
     /// See [`Queued::watch`].
@@ -74,23 +79,13 @@ fn wrong_fd(wanted: &'static str) -> Refusal {
     Refusal::new(Reason::WrongFdKind).with_detail(wanted)
 }
 
-/// How the rules hear of an end; says in the log why a batch died.
-pub(crate) fn outcome_of(log: &SessionLog, now: Time, outcome: device::Outcome) -> Outcome {
+/// How the rules hear of an end.
+pub(crate) fn outcome_of(hangs: &dyn HangSink, now: Time, outcome: device::Outcome) -> Outcome {
     match outcome {
         device::Outcome::Completed => Outcome::Completed,
         device::Outcome::Cancelled => Outcome::Cancelled,
-        device::Outcome::Guilty(fault) => {
-            count(&log.class.counts.hangs);
-            session_warn!(
-                log,
-                now,
-                "a batch died on engine {}:{} at {:#x}, {}: {}",
-                fault.engine.class,
-                fault.engine.instance,
-                fault.address,
-                fault.command,
-                fault.what
-            );
+        device::Outcome::Guilty(report) => {
+            hangs.hung(now, report);
             Outcome::Guilty
         }
     }
@@ -280,7 +275,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                 },
             )
             .map_err(|error| refusal_of(&error))?;
-        let done = submitted.done.map(|done| outcome_of(&self.log, self.clock.now(), done));
+        let done = submitted.done.map(|done| outcome_of(&*self.hangs, self.clock.now(), done));
         let mut fence = submitted.fence;
         if let (None, Some(fence)) = (done, &fence) {
             self.queued().record(&self.file, self.clock.now(), fence.clone());

@@ -45,7 +45,7 @@ pub(crate) fn open<D: Device>(
         .device
         .open(events, Weight::new(class.weight()))
         .map_err(|error| refusal_of(&error))?;
-    let hands = DeviceHands::new(file, Arc::clone(&entry.log), server.clock);
+    let hands = DeviceHands::new(file, Arc::clone(entry) as _, server.clock);
     let session = Arc::new(Session::open(
         now,
         entry.id(),
@@ -58,6 +58,7 @@ pub(crate) fn open<D: Device>(
     entry.set_named(Named {
         client_name: hello.client_name.into(),
         since: now,
+        hang_events: hello.features & feature::HANG_EVENTS != 0,
         session: Arc::downgrade(&session),
         in_flight: session.in_flight(),
     });

@@ -22,9 +22,11 @@ mod connection;
 mod deferred;
 mod device;
 mod directory;
+pub mod engine_config;
 mod fds;
 mod fences;
 mod hands;
+mod hangs;
 mod hello;
 mod histogram;
 mod identity;
@@ -104,7 +106,7 @@ const SPARE_THREADS: usize = 16;
 fn run(config: Config, args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     process::drop_privileges();
     process::raise_fd_limit();
-    match config.device.open()? {
+    match config.device.open(&config.engines)? {
         Chosen::Soft(device) => serve(config, args, device),
         Chosen::I915(device) => serve(config, args, device),
     }

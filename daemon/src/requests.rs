@@ -18,6 +18,7 @@ use crate::config::SessionConfig;
 use crate::directory::{Entry, Fired, SessionOf};
 use crate::fences::FenceBook;
 use crate::hands::refusal_of;
+use crate::hangs::Viewer;
 use crate::packet::Fds;
 use crate::server::Server;
 use crate::status;
@@ -246,6 +247,11 @@ impl<D: Device> Open<D> {
             Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(now, seq, &b)?),
             Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(&b)?),
             Q::SyncobjImport(b) => R::SyncobjImport(self.syncobj_import(&b, fds)?),
+            Q::HangList(b) => R::HangList(server.hangs.page(Viewer::of(&entry.identity), now, &b)),
+            Q::HangShow(b) => {
+                R::HangShow(Box::new(server.hangs.show(Viewer::of(&entry.identity), now, b)?))
+            }
+            Q::HangRead(b) => R::HangRead(server.hangs.read(Viewer::of(&entry.identity), b)?),
         }))
     }
 

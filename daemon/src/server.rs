@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::connection::{self, Connection, Place, Seat};
 use crate::directory::{Directory, Entry, Full};
 use crate::hands::DeviceHands;
+use crate::hangs::HangBook;
 use crate::identity::{Credentials, Identity, Registrar, is_operator};
 use crate::limiter::{Limiter, session_warn, warn_limited};
 use crate::listeners::{Listeners, Origin, Taken};
@@ -45,6 +46,7 @@ pub(crate) struct Server<D: Device> {
     pub(crate) device: D,
     pub(crate) registry: Arc<Registry<DeviceHands<D::File>>>,
     pub(crate) directory: Directory<D>,
+    pub(crate) hangs: Arc<HangBook>,
     pub(crate) classes: Classes,
     pub(crate) listeners: Listeners,
     pub(crate) registrar: Registrar,
@@ -68,11 +70,13 @@ impl<D: Device> Server<D> {
     pub(crate) fn new(config: Config, device: D, capabilities: Capabilities) -> Self {
         let clock = Clock::start();
         let classes = Classes::new(&config.policy, Arc::new(capabilities));
+        let hangs = Arc::<HangBook>::default();
         Self {
             config: RwLock::new(Arc::new(config)),
             device,
             registry: Arc::new(Registry::new()),
-            directory: Directory::new(clock),
+            directory: Directory::new(clock, Arc::clone(&hangs)),
+            hangs,
             classes,
             listeners: Listeners::default(),
             registrar: Registrar::new(),

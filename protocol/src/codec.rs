@@ -103,7 +103,8 @@ macro_rules! control_messages {
             pub fn decode(opcode: u16, body: &[u8]) -> Result<Self, Violation> {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Request $name $request body),)*
-                    Some(Opcode::Execbuf | Opcode::Epitaph) | None => Err(Violation::UnknownOpcode),
+                    Some(Opcode::Execbuf | Opcode::Epitaph | Opcode::Hang) | None =>
+                        Err(Violation::UnknownOpcode),
                 }
             }
         }
@@ -138,7 +139,7 @@ macro_rules! control_messages {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Reply $name $reply body),)*
                     Some(Opcode::Execbuf) => execbuf::decode_reply(body).map(Reply::Execbuf),
-                    Some(Opcode::Epitaph) | None => Err(Violation::UnknownOpcode),
+                    Some(Opcode::Epitaph | Opcode::Hang) | None => Err(Violation::UnknownOpcode),
                 }
             }
         }
@@ -208,6 +209,9 @@ control_messages! {
     SyncobjTransfer: body -> none;
     SyncobjExport: body -> body;
     SyncobjImport: body -> body;
+    HangList: body -> body;
+    HangShow: body -> body;
+    HangRead: body -> body;
 }
 
 /// Appends a request as a whole message.
@@ -280,11 +284,13 @@ pub fn decode_refusal(body: &[u8]) -> Result<RefusalBody, Violation> {
 /// # Errors
 /// [`Violation::TooLong`] when it does not fit in a message.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) -> Result<(), Violation> {
-    let (opcode, body) = match event {
-        Event::Epitaph(epitaph) => (Opcode::Epitaph, epitaph),
-    };
-    let header = Header { opcode: opcode as u16, flags: HeaderFlags::EVENT, seq: 0 };
-    message(out, header, |out| put(body, out))
+    let event_header = |opcode| Header { opcode: opcode as u16, flags: HeaderFlags::EVENT, seq: 0 };
+    match event {
+        Event::Epitaph(epitaph) => {
+            message(out, event_header(Opcode::Epitaph), |out| put(epitaph, out))
+        }
+        Event::Hang(hang) => message(out, event_header(Opcode::Hang), |out| put(hang, out)),
+    }
 }
 
 /// Decodes an event's body.
@@ -292,10 +298,10 @@ pub fn encode_event(event: &Event, out: &mut Vec<u8>) -> Result<(), Violation> {
 /// # Errors
 /// As [`Request::decode`].
 pub fn decode_event(opcode: u16, body: &[u8]) -> Result<Event, Violation> {
-    if opcode == Opcode::Epitaph as u16 {
-        get(body).map(Event::Epitaph)
-    } else {
-        Err(Violation::UnknownOpcode)
+    match Opcode::from_u16(opcode) {
+        Some(Opcode::Epitaph) => get(body).map(Event::Epitaph),
+        Some(Opcode::Hang) => get(body).map(Event::Hang),
+        Some(_) | None => Err(Violation::UnknownOpcode),
     }
 }
 
@@ -379,6 +385,9 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             Self::SyncobjImport(SyncobjImport { syncobj, flags, point, fd }) => {
                 Request::SyncobjImport(SyncobjImport { syncobj, flags, point, fd: f(fd)? })
             }
+            Self::HangList(body) => Request::HangList(body),
+            Self::HangShow(body) => Request::HangShow(body),
+            Self::HangRead(body) => Request::HangRead(body),
         })
     }
 }
@@ -449,6 +458,9 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
                 Reply::SyncobjExport(SyncobjExported { fd: f(fd)? })
             }
             Self::SyncobjImport(body) => Reply::SyncobjImport(body),
+            Self::HangList(body) => Reply::HangList(body),
+            Self::HangShow(body) => Reply::HangShow(body),
+            Self::HangRead(body) => Reply::HangRead(body),
         })
     }
 }

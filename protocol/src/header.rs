@@ -166,6 +166,14 @@ opcodes! {
     SyncobjExport = 0x0518,
     /// SYNCOBJ_FD_TO_HANDLE.
     SyncobjImport = 0x0519,
+    /// Event: a batch of the session hung or faulted.
+    Hang = 0x0a10,
+    /// The last hangs, page by page.
+    HangList = 0x0a11,
+    /// What is kept of one.
+    HangShow = 0x0a12,
+    /// Bytes of its dump.
+    HangRead = 0x0a13,
     /// Engine time and memory of a session, as drm-usage-stats has them.
     Usage = 0x0a20,
     /// Who a session belongs to.

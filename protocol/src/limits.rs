@@ -60,6 +60,20 @@ pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
 /// Out-fences of one session that are not signalled yet (each costs the daemon one fd).
 pub const FENCES_PER_SESSION_MAX: u32 = 1024;
+/// HANG events a session has not been sent yet; of more, the oldest are dropped.
+pub const HANG_EVENTS_PENDING_MAX: usize = 16;
+/// Bytes of one answer to HANG_READ.
+pub const HANG_READ_BYTES_MAX: usize = 32 * 1024;
+/// Hangs of one session that the daemon remembers, with and without a dump.
+pub const HANGS_PER_SESSION_MAX: usize = 16;
+/// Hangs the daemon remembers.
+pub const HANGS_MAX: usize = 256;
+/// Dumps of one session that the daemon keeps.
+pub const HANG_DUMPS_PER_SESSION_MAX: usize = 4;
+/// Bytes of memory in the dumps of one session.
+pub const HANG_DUMP_BYTES_PER_SESSION_MAX: usize = 1 << 20;
+/// Bytes of memory in all dumps.
+pub const HANG_DUMP_BYTES_MAX: usize = 16 << 20;
 /// Characters of each text of a session's identity.
 pub const IDENTITY_CHARS_MAX: usize = 256;
 /// Connections the daemon serves at once unless configured otherwise.

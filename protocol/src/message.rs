@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admin::*;
+use crate::hang::{HangBytes, HangDump, HangEvent, HangOf, HangPage, HangQuery, HangRead};
 use crate::identity::{IdentityQuery, SessionIdentity};
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
 use crate::object::*;
@@ -124,6 +125,12 @@ pub enum Request<Fd> {
     SyncobjExport(SyncobjExport),
     /// [`SyncobjImport`]
     SyncobjImport(SyncobjImport<Fd>),
+    /// [`HangQuery`]
+    HangList(HangQuery),
+    /// [`HangOf`]
+    HangShow(HangOf),
+    /// [`HangRead`]
+    HangRead(HangRead),
 }
 
 /// The answer to a request that was not refused.
@@ -231,6 +238,12 @@ pub enum Reply<Fd> {
     SyncobjExport(SyncobjExported<Fd>),
     /// To SYNCOBJ_IMPORT.
     SyncobjImport(SyncobjOf),
+    /// To HANG_LIST.
+    HangList(HangPage),
+    /// To HANG_SHOW.
+    HangShow(Box<HangDump>),
+    /// To HANG_READ.
+    HangRead(HangBytes),
 }
 
 /// What the daemon says unasked.
@@ -238,6 +251,8 @@ pub enum Reply<Fd> {
 pub enum Event {
     /// The last message of a connection.
     Epitaph(Epitaph),
+    /// A batch of the session died.
+    Hang(HangEvent),
 }
 
 /// First message of a connection.

@@ -487,6 +487,9 @@ reasons! {
     /// REG_READ
     RegisterUnknown = 603, EINVAL, "register-unknown",
         "only the render engine's timestamp can be read";
+    /// HANG_SHOW, HANG_READ
+    NoSuchHang = 700, ENOENT, "no-such-hang",
+        "no hang with that number is remembered, or it is another user's, or it left no such dump";
 }
 
 /// An answer of "no". The session goes on.

@@ -16,10 +16,12 @@ pub mod feature {
     pub const FENCE_FDS: u64 = 1 << 0;
     /// CREATE accepts the CLONE extension.
     pub const CONTEXT_CLONE: u64 = 1 << 1;
+    /// The daemon may send HANG events.
+    pub const HANG_EVENTS: u64 = 1 << 2;
     /// USERPTR_CREATE and USERPTR_INVALIDATE.
     pub const USERPTR: u64 = 1 << 3;
     /// Everything this crate knows.
-    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | USERPTR;
+    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR;
 }
 
 /// The newest minor that the client's range and ours contain, or `None`.

@@ -4,7 +4,10 @@
 //! streamer itself (MI), 2 the blitter, 3 the render and media pipelines. The clients differ in
 //! where the opcode is and in how many bits the length has.
 
+mod listing;
 mod names;
+
+pub use listing::{LISTED_DWORDS_MAX, Listed, listing};
 
 /// Who executes a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -31,6 +31,10 @@ pub trait Work: Send + Sync + 'static {
     /// Calls `run` once with the memory of the job.
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory));
 
+    /// The engine was reset while the job had it, innocently: its batch runs again from the
+    /// beginning. Called without any lock of the engine held; must not block.
+    fn reset(&self, part: usize);
+
     /// A job is over. Called once per job, on an engine's thread; must not block. `part` is
     /// [`Job::part`]; the streamer comes back for the next batch of its context.
     fn over(self: Arc<Self>, part: usize, streamer: Box<Streamer>, ending: Ending);
@@ -52,6 +56,27 @@ impl std::fmt::Debug for Job {
     }
 }
 
+impl Job {
+    /// Back to the beginning of its batch.
+    fn restart(&mut self) -> Victim {
+        self.streamer.restart();
+        Victim { work: Arc::clone(&self.work), part: self.part }
+    }
+}
+
+/// Whose job a reset has hit.
+struct Victim {
+    work: Arc<dyn Work>,
+    part: usize,
+}
+
+impl Victim {
+    /// Without locks. A callback that panics does not end the engine, as in [`finish`].
+    fn tell(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.work.reset(self.part)));
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Debug)]
 pub enum Ending {
@@ -61,7 +86,7 @@ pub enum Ending {
     Cancelled,
     /// A command could not be executed.
     Fault(Fault),
-    /// It ran without an arbitration point for too long.
+    /// It did not get to an arbitration point in time when it was asked to.
     Hung {
         /// Nanoseconds since the last one.
         ran_ns: u64,
@@ -115,7 +140,7 @@ impl Unfinished<'_> {
     ///
     /// # Errors
     /// The engine has stopped; the job comes back.
-    pub fn queue(mut self, job: Job, claim: Claim) -> Result<JobKey, Job> {
+    pub fn queue(mut self, mut job: Job, claim: Claim) -> Result<JobKey, Job> {
         self.queued = true;
         let engine = self.engine;
         job.work.ran(&engine.spec, self.ran_ns);
@@ -125,8 +150,11 @@ impl Unfinished<'_> {
             engine.release(state, self.ran_ns, false);
             return Err(job);
         }
-        let key = state.scheduler.adopt(now, job, claim, self.ran_ns, self.progress);
+        let victim = std::mem::take(&mut state.was_reset).then(|| job.restart());
+        let progress = if victim.is_some() { Progress::Preemptible } else { self.progress };
+        let key = state.scheduler.adopt(now, job, claim, self.ran_ns, progress);
         engine.wake(state);
+        victim.into_iter().for_each(Victim::tell);
         Ok(key)
     }
 }
@@ -172,6 +200,8 @@ struct State {
     /// The thread waits on `Engine::changed`.
     asleep: bool,
     stopping: bool,
+    /// The engine was reset while a job was out: it has to start again.
+    was_reset: bool,
 }
 
 /// An engine of a running [`crate::gpu::Gpu`].
@@ -187,7 +217,8 @@ pub struct Engine {
 impl Engine {
     pub(crate) fn new(spec: EngineSpec, bit: u32, shared: Arc<Shared>, limits: Limits) -> Self {
         let scheduler = Scheduler::new(limits);
-        let state = Mutex::new(State { scheduler, asleep: false, stopping: false });
+        let state =
+            Mutex::new(State { scheduler, asleep: false, stopping: false, was_reset: false });
         Self { spec, bit, shared, state, changed: Condvar::new() }
     }
 
@@ -316,12 +347,34 @@ impl Engine {
         // A callback that panics has told the panic hook; see `finish`.
         let _ = catch_unwind(AssertUnwindSafe(|| work.ran(&self.spec, turn.ran_ns(now))));
         let mut state = self.lock();
+        // What came to its end, or did not run, was not there any more to be hit.
+        let hit = std::mem::take(&mut state.was_reset) && may_run && ending.is_none();
+        let victim = hit.then(|| turn.payload.restart());
+        let progress = if hit { Progress::Preemptible } else { progress };
         let over = state.scheduler.put_back(now, turn, progress);
-        let Some((job, ended)) = over else { return state };
         self.note_waiters(&state);
+        if over.is_none() && victim.is_none() {
+            return state;
+        }
         drop(state);
-        finish(job, &ended, ending);
+        victim.into_iter().for_each(Victim::tell);
+        if let Some((job, ended)) = over {
+            finish(job, &ended, ending);
+        }
         self.lock()
+    }
+
+    /// Resets the engine under whoever has it: see [`crate::gpu::Gpu::reset`].
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        let victim = if state.scheduler.is_executing() {
+            state.was_reset = true;
+            None
+        } else {
+            state.scheduler.active_mut().map(Job::restart)
+        };
+        drop(state);
+        victim.into_iter().for_each(Victim::tell);
     }
 
     fn execute(&self, turn: &mut Turn<Job>) -> Result<Stop, String> {
@@ -354,6 +407,7 @@ impl Engine {
     }
 
     fn release(&self, mut state: MutexGuard<'_, State>, ran_ns: u64, faulted: bool) {
+        state.was_reset = false;
         if state.scheduler.release(ran_ns, faulted) {
             self.wake(state);
         }

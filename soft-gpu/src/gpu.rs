@@ -3,42 +3,43 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::engine::{Engine, Shared, Time};
 use crate::hardware::{Clock as _, ENGINES};
 use crate::scheduler::Limits;
 
 /// How the GPU schedules. The default is what the kernel does (rule table §12).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Config {
-    /// Turn of a batch among batches of equal priority.
-    pub timeslice: Duration,
-    /// Running time of a batch without an arbitration point.
-    pub hang_timeout: Duration,
-    /// Running and waiting time of a batch.
-    pub request_timeout: Duration,
+    /// Time limits of each engine, in the order of [`ENGINES`].
+    pub engines: [Limits; ENGINES.len()],
+    /// What a batch that dies takes with it.
+    pub reset: ResetScope,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            timeslice: Duration::from_nanos(limits.timeslice_ns),
-            hang_timeout: Duration::from_nanos(limits.hang_ns),
-            request_timeout: Duration::from_nanos(limits.request_ns),
-        }
+/// How much is reset when a batch dies; what the kernel's module parameter `reset` chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ResetScope {
+    /// The engine it ran on. Nobody else notices.
+    #[default]
+    Engine,
+    /// All engines: what runs on the others, innocent, starts again from its beginning.
+    Device,
+}
+
+impl Config {
+    /// The same limits for all engines.
+    #[must_use]
+    pub const fn uniform(limits: Limits) -> Self {
+        Self { engines: [limits; ENGINES.len()], reset: ResetScope::Engine }
     }
 }
 
-impl From<Config> for Limits {
-    fn from(config: Config) -> Self {
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            timeslice_ns: ns(config.timeslice),
-            hang_ns: ns(config.hang_timeout),
-            request_ns: ns(config.request_timeout),
-        }
+impl Config {
+    /// Limits that depend on the class of the engine.
+    pub fn by_class(reset: ResetScope, limits: impl Fn(u16) -> Limits) -> Self {
+        Self { engines: ENGINES.map(|spec| limits(spec.class)), reset }
     }
 }
 
@@ -46,6 +47,7 @@ impl From<Config> for Limits {
 #[derive(Clone, Debug)]
 pub struct Gpu {
     engines: Arc<[Engine]>,
+    scope: ResetScope,
     shared: Arc<Shared>,
 }
 
@@ -70,8 +72,9 @@ impl Gpu {
         });
         let engines = (0u32..)
             .zip(ENGINES)
-            .map(|(bit, spec)| Engine::new(spec, bit, Arc::clone(&shared), config.into()));
-        let gpu = Self { engines: engines.collect(), shared };
+            .zip(config.engines)
+            .map(|((bit, spec), limits)| Engine::new(spec, bit, Arc::clone(&shared), limits));
+        let gpu = Self { engines: engines.collect(), scope: config.reset, shared };
         let mut threads = Threads { gpu: gpu.clone(), threads: Vec::with_capacity(ENGINES.len()) };
         for index in 0..gpu.engines.len() {
             let engines = Arc::clone(&gpu.engines);
@@ -103,6 +106,16 @@ impl Gpu {
                     engine.hasten();
                 }
             }
+        }
+    }
+
+    /// The batch that had engine `guilty` died: resets what [`Config::reset`] says. The engine
+    /// itself is free already; whoever has another one hears of it by
+    /// [`Work::reset`](crate::engine::Work::reset). Call it without locks.
+    pub fn reset(&self, guilty: usize) {
+        if self.scope == ResetScope::Device {
+            let others = self.engines.iter().enumerate().filter(|(index, _)| *index != guilty);
+            others.for_each(|(_, engine)| engine.reset());
         }
     }
 

@@ -36,4 +36,4 @@ mod testing;
 pub use fault::{Fault, FaultCause};
 pub use hardware::{Clock, ENGINES, EngineKind, EngineSpec, TIMESTAMP_HZ};
 pub use memory::{Memory, MemoryFault};
-pub use streamer::{Compare, Counters, SemaphoreWait, Stop, Streamer};
+pub use streamer::{Compare, Counters, Executed, SemaphoreWait, Stop, Streamer};

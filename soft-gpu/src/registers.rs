@@ -154,6 +154,26 @@ impl Registers {
         self.general.get(index).copied().unwrap_or(0)
     }
 
+    /// What a batch can see of them, by the hardware's names; for error dumps.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, u64)> {
+        let Predicate { source0, source1, data, result, result_1, result_2 } = self.predicate;
+        let mut named: Vec<(String, u64)> =
+            (0..).zip(self.general).map(|(i, value)| (format!("CS_GPR{i}"), value)).collect();
+        named.extend([
+            ("MI_PREDICATE_SRC0".to_owned(), source0),
+            ("MI_PREDICATE_SRC1".to_owned(), source1),
+            ("MI_PREDICATE_DATA".to_owned(), data),
+            ("MI_PREDICATE_RESULT".to_owned(), result.into()),
+            ("MI_PREDICATE_RESULT_1".to_owned(), result_1.into()),
+            ("MI_PREDICATE_RESULT_2".to_owned(), result_2.into()),
+        ]);
+        if self.engine.kind == EngineKind::Copy {
+            named.push(("BCS_SWCTRL".to_owned(), self.tiling_control.into()));
+        }
+        named
+    }
+
     pub(crate) fn set_general(&mut self, index: usize, value: u64) {
         if let Some(register) = self.general.get_mut(index) {
             *register = value;

@@ -6,13 +6,14 @@
 //! * Jobs run by priority. Sessions of equal priority share the engine, by weight (`fair`); jobs
 //!   of a session run in the order they came. A turn lasts [`Limits::timeslice_ns`].
 //! * A running job is only set aside at an arbitration point. When somebody else should run, or the
-//!   job has not passed one for long, it is run in *seek* mode: command by command until it does.
+//!   heartbeat finds that it has not passed one for [`Limits::heartbeat_ns`], it is run in *seek*
+//!   mode: command by command until it does.
 //! * A job that waits for a semaphore leaves the engine and is polled, at intervals that grow from
 //!   [`POLL_MIN_NS`] to [`POLL_MAX_NS`] (and further when very many jobs wait, so that polling
 //!   never occupies the engine).
 //! * A job that goes round in a loop that changes nothing naps at the same intervals. It has the
 //!   engine meanwhile, as on hardware, and is set aside as if it ran.
-//! * A job is hung when it ran for [`Limits::hang_ns`] without an arbitration point, or when
+//! * A job is hung when it ran for [`Limits::preempt_ns`] after it was asked to yield, or when
 //!   running and waiting took [`Limits::request_ns`] together. Time in which others had the engine
 //!   is not counted.
 
@@ -53,6 +54,8 @@ struct Job<J> {
     cancelled: bool,
     /// Running time since the last arbitration point.
     unyielded_ns: u64,
+    /// The part of it since the job was asked to yield.
+    pressed_ns: u64,
     /// Running and waiting time.
     active_ns: u64,
     /// When it began to wait, while it does.
@@ -188,7 +191,7 @@ impl<J> Scheduler<J> {
         self.ready.charge(ran_ns, claim.weight);
         self.slice_began = now.saturating_sub(ran_ns);
         self.busy_ns += ran_ns;
-        self.account(index, ran_ns, progress);
+        self.account(index, ran_ns, progress, false);
         match progress {
             Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
             Progress::Stalled | Progress::Spinning => self.stall(now, index, progress),
@@ -221,7 +224,7 @@ impl<J> Scheduler<J> {
         if let Some(until) = self.still_stalled(now, index) {
             return Next::Sleep(Some(until));
         }
-        let seek = self.rival(now) || self.unyielded(index) >= self.limits.hang_ns / 4 * 3;
+        let seek = self.is_pressed(now, index);
         let Some((payload, owed_ns)) = self.jobs.get_mut(index).and_then(|job| {
             job.payload.take().map(|payload| (payload, std::mem::take(&mut job.owed_ns)))
         }) else {
@@ -236,10 +239,10 @@ impl<J> Scheduler<J> {
     /// Ends a turn. `Some` when the job is over.
     pub fn put_back(&mut self, now: u64, turn: Turn<J>, progress: Progress) -> Option<(J, Ended)> {
         self.busy_ns += turn.ran_ns(now);
-        let Turn { payload, index, since, .. } = turn;
+        let Turn { payload, seek, index, since, .. } = turn;
         let ran_ns = now.saturating_sub(since);
         self.idle_again();
-        self.account(index, ran_ns, progress);
+        self.account(index, ran_ns, progress, seek);
         let job = self.jobs.get_mut(index)?;
         self.ready.charge(ran_ns, job.claim.weight);
         job.payload = Some(payload);
@@ -305,6 +308,20 @@ impl<J> Scheduler<J> {
         stalled.or_else(|| self.waiting.first().map(|(poll_at, _)| *poll_at))
     }
 
+    /// The job that has the engine, unless it was handed out: what a reset of the engine hits.
+    pub fn active_mut(&mut self) -> Option<&mut J> {
+        let job = self.jobs.get_mut(self.current?)?;
+        job.unyielded_ns = 0;
+        job.pressed_ns = 0;
+        job.payload.as_mut()
+    }
+
+    /// Whether a job was handed out, or the engine is reserved for one.
+    #[must_use]
+    pub const fn is_executing(&self) -> bool {
+        self.executing
+    }
+
     /// Whether jobs wait for memory to change.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
@@ -342,6 +359,7 @@ impl<J> Scheduler<J> {
             place: Place::Ready,
             cancelled: false,
             unyielded_ns: 0,
+            pressed_ns: 0,
             active_ns: 0,
             waiting_since: None,
             stalled_until: None,
@@ -405,11 +423,13 @@ impl<J> Scheduler<J> {
 
     /// What a job stalled until now counts as running.
     fn count_stall(&mut self, now: u64, index: usize) {
+        let pressed = self.is_pressed(now, index);
         let Some(job) = self.jobs.get_mut(index) else { return };
         let stalled_ns = now.saturating_sub(job.counted_at);
         job.counted_at = now;
         if !job.napping {
             job.unyielded_ns += stalled_ns;
+            job.pressed_ns = if pressed { job.pressed_ns + stalled_ns } else { 0 };
         }
         job.active_ns += stalled_ns;
         job.owed_ns += stalled_ns;
@@ -476,19 +496,25 @@ impl<J> Scheduler<J> {
         self.ready.rival(self.slice_over(now))
     }
 
-    fn unyielded(&self, index: usize) -> u64 {
-        self.jobs.get(index).map_or(0, |job| job.unyielded_ns)
+    /// Whether the current job should yield: to somebody else, or to the heartbeat.
+    fn is_pressed(&self, now: u64, index: usize) -> bool {
+        let unyielded_ns = self.jobs.get(index).map_or(0, |job| job.unyielded_ns);
+        self.rival(now) || unyielded_ns >= self.limits.heartbeat_ns
     }
 
-    fn account(&mut self, index: usize, ran_ns: u64, progress: Progress) {
+    fn account(&mut self, index: usize, ran_ns: u64, progress: Progress, pressed: bool) {
         let Some(job) = self.jobs.get_mut(index) else { return };
         job.active_ns += ran_ns;
-        job.unyielded_ns = match progress {
-            Progress::Preemptible | Progress::Spinning | Progress::Waiting | Progress::Held => 0,
-            Progress::Running | Progress::Stalled | Progress::Ended | Progress::Faulted => {
-                job.unyielded_ns + ran_ns
+        match progress {
+            Progress::Preemptible | Progress::Spinning | Progress::Waiting | Progress::Held => {
+                job.unyielded_ns = 0;
+                job.pressed_ns = 0;
             }
-        };
+            Progress::Running | Progress::Stalled | Progress::Ended | Progress::Faulted => {
+                job.unyielded_ns += ran_ns;
+                job.pressed_ns = if pressed { job.pressed_ns + ran_ns } else { 0 };
+            }
+        }
         match progress {
             Progress::Waiting | Progress::Stalled | Progress::Spinning | Progress::Held => {}
             Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {
@@ -529,7 +555,7 @@ impl<J> Scheduler<J> {
 
 /// Whether the job used up its time.
 fn overrun<J>(limits: &Limits, job: &Job<J>) -> Option<Ended> {
-    if job.unyielded_ns >= limits.hang_ns {
+    if job.pressed_ns >= limits.preempt_ns {
         Some(Ended::Hung(job.unyielded_ns))
     } else if job.active_ns >= limits.request_ns {
         Some(Ended::TimedOut(job.active_ns))

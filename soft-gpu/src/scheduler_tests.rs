@@ -198,8 +198,9 @@ fn a_job_without_arbitration_points_hangs() {
     sim.submit(Script::forever(1, (MS, Running)), 0);
     sim.submit(Script::new(2, &[(10, End)]), 0);
     sim.run();
-    assert_eq!(sim.over, [(1, Ended::Hung(2500 * MS)), (2, Ended::Itself)]);
-    assert_eq!(sim.now, 2500 * MS + 10);
+    // From the end of its slice on somebody else wants the engine.
+    assert_eq!(sim.over, [(1, Ended::Hung(641 * MS)), (2, Ended::Itself)]);
+    assert_eq!(sim.now, 641 * MS + 10);
     assert_eq!(sim.scheduler.usage().faults, 1);
 }
 
@@ -208,7 +209,8 @@ fn a_job_alone_is_asked_for_an_arbitration_point_before_it_hangs() {
     let mut sim = Sim::new();
     sim.submit(Script::forever(1, (MS, Running)), 0);
     sim.run();
-    assert_eq!(sim.seeks.len(), 625, "the last quarter of the limit");
+    assert_eq!(sim.seeks.len(), 640, "from the heartbeat on");
+    assert_eq!(sim.over, [(1, Ended::Hung(3140 * MS))]);
 }
 
 #[test]
@@ -217,7 +219,26 @@ fn a_stalled_job_hangs_too() {
     sim.submit(Script::forever(1, (0, Stalled)), 0);
     sim.run();
     let [(1, Ended::Hung(ns))] = sim.over[..] else { panic!("{:?}", sim.over) };
-    assert!((2500 * MS..2502 * MS).contains(&ns), "{ns}");
+    assert!((3140 * MS..3143 * MS).contains(&ns), "{ns}");
+}
+
+/// What a rival that goes away again has pressed for is forgotten.
+#[test]
+fn only_who_is_still_wanted_elsewhere_is_pressed() {
+    let mut sim = Sim::new();
+    sim.submit(Script::forever(1, (MS, Running)), 0);
+    sim.run_until(100 * MS);
+    for _ in 0..3 {
+        let rival = sim.submit(Script::new(2, &[(10, End)]), 7);
+        sim.run_until(sim.now + 600 * MS);
+        sim.scheduler.cancel(rival);
+        sim.run_until(sim.now + 2 * MS);
+    }
+    let ended: Vec<_> = sim.over.iter().map(|(name, _)| *name).collect();
+    assert_eq!(ended, [2, 2, 2], "1 had less than 640 ms each time");
+    sim.submit(Script::new(3, &[(10, End)]), 7);
+    sim.run();
+    assert!(matches!(sim.over[3..], [(1, Ended::Hung(_)), (3, Ended::Itself)]), "{:?}", sim.over);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod client;
 mod corpus;
 mod daemon;
 mod engines;
+mod hangs;
 mod hostile;
 mod policy;
 mod preload;

@@ -22,7 +22,7 @@ use gpu_broker_protocol::execbuf::{
     self, ExecFence, ExecObject, Execbuf, ExecbufHead, ExecbufLists, flag, object_flag,
 };
 use gpu_broker_protocol::message::{
-    BufferCreate, ContextCreate, ContextDestroy, ContextParamRequest,
+    BufferCreate, ContextCreate, ContextDestroy, ContextParamRequest, ContextResetStats,
 };
 use gpu_broker_protocol::param::{
     CloneFrom, ContextParam, CreateExtension, Extension, clone_flag, create_flag, number,
@@ -70,7 +70,8 @@ fn whatever_happens_fences_signal_and_nobody_pays_for_others() {
     });
     let seen = lock(&seen);
     let often = [seen.completed, seen.guilty, seen.cancelled].into_iter().min();
-    let rarely = [seen.banned, seen.sessions_banned, seen.failures].into_iter().min();
+    let rarely =
+        [seen.banned, seen.sessions_banned, seen.failures, seen.replayed].into_iter().min();
     assert!(often > Some(SCENARIOS), "too little happened: {seen:?}");
     assert!(rarely > Some(SCENARIOS / 20), "too little happened: {seen:?}");
 }
@@ -86,6 +87,8 @@ struct Seen {
     sessions_banned: u64,
     /// Calls of the device that failed.
     failures: u64,
+    /// Innocent work that a reset hit.
+    replayed: u64,
 }
 
 impl Seen {
@@ -96,6 +99,7 @@ impl Seen {
         self.banned += more.banned;
         self.sessions_banned += more.sessions_banned;
         self.failures += more.failures;
+        self.replayed += more.replayed;
     }
 }
 
@@ -117,6 +121,7 @@ fn scenario(seed: u64) -> Seen {
     let census = Arc::new(Census::default());
     let registry = Arc::new(Registry::new());
     let caps = Arc::new(Capabilities::kaby_lake_gt3());
+    lock(&world).resets_device = random.one_in(3);
     let mut scene = Scene { random, world, census, clients: Vec::new() };
     for session in 0..scene.random.between(2, 3) {
         let index = usize::try_from(session).expect("few");
@@ -141,6 +146,8 @@ struct Client {
     syncobjs: Vec<SyncobjId>,
     fences: Vec<usize>,
     bans: Bans,
+    /// Times innocent work of a context was hit, by tag.
+    pending: HashMap<u64, u32>,
 }
 
 /// A context as its client knows it: the tag once it is live.
@@ -199,6 +206,7 @@ impl Client {
             syncobjs: Vec::new(),
             fences: Vec::new(),
             bans: Bans::default(),
+            pending: HashMap::new(),
         })
     }
 
@@ -394,6 +402,25 @@ impl Client {
         self.bans.hang(now, tag, &record);
     }
 
+    /// A reset hit innocent work of the context.
+    fn replay(&mut self, tag: u64) {
+        let closed = self.session.hands().world().contexts[&(self.index, tag)].closed;
+        if !closed {
+            *self.pending.entry(tag).or_default() += 1;
+        }
+        self.session.handle_replay(tag);
+    }
+
+    /// GET_RESET_STATS counts what the device did.
+    fn compare_pending(&self) {
+        for known in self.contexts.iter().filter(|known| known.tag.is_some()) {
+            let request = ContextResetStats { context: known.id, flags: 0, pad: 0 };
+            let stats = self.session.context_reset_stats(&request).expect("it is live");
+            let expected = known.tag.and_then(|tag| self.pending.get(&tag)).copied();
+            assert_eq!(stats.batch_pending, expected.unwrap_or(0), "{:?}", known.id);
+        }
+    }
+
     /// The rules and the model agree on who is banned.
     fn compare(&self) {
         let status = self.session.status(usize::MAX);
@@ -417,6 +444,7 @@ impl Client {
     }
 
     fn close(&mut self) {
+        self.compare_pending();
         self.opened = false;
         self.contexts.clear();
         self.buffers.clear();
@@ -492,7 +520,15 @@ impl Scene {
 
     /// The rules hear of what is over.
     fn deliver(&mut self) {
-        let reports = std::mem::take(&mut lock(&self.world).reports);
+        let (reports, replays) = {
+            let mut world = lock(&self.world);
+            (std::mem::take(&mut world.reports), std::mem::take(&mut world.replays))
+        };
+        // Before the ends: work that is hit ends later than the reset.
+        for (session, tag) in replays {
+            let client = self.clients.iter_mut().find(|client| client.index == session);
+            client.expect("sessions that were opened are kept").replay(tag);
+        }
         for ((session, tag), outcome) in reports {
             let client = self.clients.iter_mut().find(|client| client.index == session);
             let client = client.expect("sessions that were opened are kept");
@@ -554,6 +590,7 @@ impl World {
             cancelled: outcomes(Outcome::Cancelled),
             banned: self.contexts.values().filter(|context| context.banned).count() as u64,
             failures: self.failures.into(),
+            replayed: self.replayed.into(),
             ..Seen::default()
         }
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use gpu_broker_protocol::codec::{self, MapFds};
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, object_flag};
+use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::message::{
     BufferCreate, BufferOf, BufferWait, ContextCreate, ContextCreated, ContextParamRequest, Event,
     ExecbufReply, Hello, HelloReply,
@@ -47,6 +48,8 @@ pub enum Message {
     Refused(u32, RefusalBody),
     /// Why the connection ends.
     Epitaph(Epitaph),
+    /// A batch of the session died.
+    Hang(HangEvent),
     /// The connection has ended.
     Closed,
 }
@@ -102,6 +105,7 @@ impl Raw {
             other @ (Message::Reply(..)
             | Message::Refused(..)
             | Message::Epitaph(_)
+            | Message::Hang(_)
             | Message::Closed) => Err(format!("{other:?}")),
         }
     }
@@ -437,7 +441,8 @@ pub fn hello(name: &str) -> Hello {
         major: version::MAJOR,
         minor_min: version::MINOR_MIN,
         minor_max: version::MINOR_MAX,
-        features: version::feature::ALL,
+        // Events come unasked; who wants them says so.
+        features: version::feature::ALL & !version::feature::HANG_EVENTS,
         client_name: name.to_owned(),
     }
 }
@@ -466,9 +471,10 @@ fn decoded(bytes: &[u8], fds: Vec<OwnedFd>) -> Message {
     let mut fds = VecDeque::from(fds);
     let message = if header.flags == HeaderFlags::EVENT {
         assert_eq!(header.seq, 0, "an event has no number");
-        let Event::Epitaph(epitaph) =
-            codec::decode_event(header.opcode, body).expect("the daemon's event can be decoded");
-        Message::Epitaph(epitaph)
+        match codec::decode_event(header.opcode, body).expect("the daemon's event can be decoded") {
+            Event::Epitaph(epitaph) => Message::Epitaph(epitaph),
+            Event::Hang(hang) => Message::Hang(hang),
+        }
     } else if header.flags == HeaderFlags::REPLY | HeaderFlags::REFUSED {
         let refusal = codec::decode_refusal(body).expect("the daemon's refusal can be decoded");
         Message::Refused(header.seq, refusal)

@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args, socket: Option<PathBuf>) -> Result<(), Failure> {
         let identity = connection.identity(SessionId(session.session)).ok();
         session.identity = identity.as_ref().map(Identity::new);
     }
+    status.last_hangs = crate::hang::all(&connection)?;
     if args.json.json { Out::new().json(&status) } else { Out::new().line(table::render(&status)) }
 }
 

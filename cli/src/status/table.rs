@@ -6,6 +6,7 @@ use crate::output::{BAD, HEADING, Table, bytes, count, duration, per_cent, style
 /// The whole status, without a final newline.
 pub(crate) fn render(status: &Status) -> String {
     let mut parts = vec![daemon_line(&status.daemon), engine_table(status)];
+    parts.extend(crate::hang::last_hangs(&status.last_hangs));
     parts.extend(status.sessions.iter().map(|session| session_block(session, &status.busy_over)));
     let shown = status.sessions.len();
     let hidden = (status.daemon.sessions as usize).saturating_sub(shown);

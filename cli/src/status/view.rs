@@ -5,6 +5,7 @@ use gpu_broker_client::protocol::status as wire;
 use gpu_broker_client::protocol::usage::{ClassUsage, MemoryUsage, SessionUsage, class_name};
 use serde::Serialize;
 
+use crate::hang::Hang;
 use crate::output::harmless;
 
 /// Everything `gpu-broker status` knows.
@@ -18,6 +19,8 @@ pub(crate) struct Status {
     pub(crate) engines: Vec<Engine>,
     /// The sessions we may see, by number.
     pub(crate) sessions: Vec<Session>,
+    /// Batches that hung or faulted, the last first: who hung the GPU.
+    pub(crate) last_hangs: Vec<Hang>,
 }
 
 /// The time over which engines were watched.
@@ -216,6 +219,7 @@ impl Status {
             busy_over,
             engines: page.engines.iter().map(engine).collect(),
             sessions: page.sessions.iter().map(Session::new).collect(),
+            last_hangs: Vec::new(),
         }
     }
 }

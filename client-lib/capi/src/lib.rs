@@ -14,6 +14,7 @@ mod connection;
 mod context;
 mod execbuf;
 mod fence;
+mod hang;
 mod memory;
 mod syncobj;
 
@@ -23,5 +24,6 @@ pub use connection::*;
 pub use context::*;
 pub use execbuf::*;
 pub use fence::*;
+pub use hang::*;
 pub use memory::*;
 pub use syncobj::*;

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
+use gpu_broker_protocol::hang::{HangDump, HangEvent, HangPage};
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
 use gpu_broker_protocol::{
     BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio_seqpacket::ancillary::{
     AncillaryMessageReader, AncillaryMessageWriter, OwnedAncillaryMessage,
@@ -26,7 +27,7 @@ use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, HangQueue, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket;
@@ -64,6 +65,9 @@ struct Link {
     socket: UnixSeqpacket,
     ledger: Mutex<Ledger<oneshot::Sender<Packet>>>,
     generation: Generation,
+    hangs: Mutex<HangQueue>,
+    /// There is a hang, or the connection ended.
+    news: Notify,
 }
 
 type Packet = (Vec<u8>, Fds);
@@ -213,6 +217,38 @@ impl Connection {
         self.call(calls::reg_read(offset)).await
     }
 
+    /// The next batch of this session that died; see [`crate::Connection::next_hang`].
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn next_hang(&self) -> Result<HangEvent, Error> {
+        self.shared.link.next_hang().await
+    }
+
+    /// The hangs the daemon remembers and this peer may see; see [`crate::Connection::hangs`].
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn hangs(&self, before: u64) -> Result<HangPage, Error> {
+        self.call(calls::hang_list(before)).await
+    }
+
+    /// What is kept of one; see [`crate::Connection::hang`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn hang(&self, hang: u64) -> Result<HangDump, Error> {
+        self.call(calls::hang_show(hang)).await
+    }
+
+    /// Bytes of its dump; see [`crate::Connection::hang_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn hang_bytes(&self, hang: u64, region: u32, offset: u64) -> Result<Vec<u8>, Error> {
+        self.call(calls::hang_read(hang, region, offset)).await
+    }
+
     /// A request, and its reply taken apart.
     pub(super) async fn call<T, F: AsFd>(&self, call: Call<T, F>) -> Result<T, Error> {
         (call.answer)(self.request(call.request).await?)
@@ -297,7 +333,33 @@ impl Drop for Unsent<'_> {
 
 impl Link {
     fn new(socket: UnixSeqpacket) -> Self {
-        Self { socket, ledger: Mutex::default(), generation: Generation::current() }
+        Self {
+            socket,
+            ledger: Mutex::default(),
+            hangs: Mutex::default(),
+            news: Notify::new(),
+            generation: Generation::current(),
+        }
+    }
+
+    async fn next_hang(&self) -> Result<HangEvent, Error> {
+        loop {
+            // From here on news wakes, also what comes before the await.
+            let mut news = std::pin::pin!(self.news.notified());
+            news.as_mut().enable();
+            if let Some(event) = self.hangs().pop() {
+                return Ok(event);
+            }
+            if let Some(ending) = self.ledger().ended().cloned() {
+                return Err(ending.into());
+            }
+            news.await;
+        }
+    }
+
+    fn hangs(&self) -> MutexGuard<'_, HangQueue> {
+        // As for the ledger.
+        self.hangs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger<oneshot::Sender<Packet>>> {
@@ -333,6 +395,8 @@ impl Link {
         let result = match proto::sort(&packet) {
             Ok(Arrival::Answer(answer)) => decode(answer, fds),
             Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
+            // Only answers are sent there.
+            Ok(Arrival::Hang(_)) => Err(Error::Protocol(Violation::Malformed)),
             Err(violation) => Err(Error::Protocol(violation)),
         };
         if let Err(Error::Protocol(violation)) = &result {
@@ -379,6 +443,11 @@ impl Link {
     fn deliver(&self, (packet, fds): Packet) -> Result<(), Ending> {
         match proto::sort(&packet).map_err(Ending::Violation)? {
             Arrival::Epitaph(epitaph) => Err(Ending::Epitaph(epitaph)),
+            Arrival::Hang(event) => {
+                self.hangs().push(event);
+                self.news.notify_waiters();
+                Ok(())
+            }
             Arrival::Answer(answer) => {
                 let mut ledger = self.ledger();
                 ledger.position(&answer).map_err(Ending::Violation)?;
@@ -432,6 +501,8 @@ async fn read(link: Arc<Link>) {
     let mut ledger = link.ledger();
     ledger.end(ending);
     ledger.close_all();
+    drop(ledger);
+    link.news.notify_waiters();
 }
 
 fn is_closed(error: &io::Error) -> bool {

@@ -20,6 +20,7 @@ const SCORE_BANNED: u32 = 9;
 #[derive(Debug)]
 pub(crate) struct HangHistory {
     guilty: AtomicU32,
+    innocent: AtomicU32,
     banned: AtomicBool,
     /// The two hangs before the next, oldest first.
     last: Mutex<[Option<Time>; 2]>,
@@ -40,6 +41,7 @@ impl HangHistory {
     pub(crate) fn new() -> Self {
         Self {
             guilty: AtomicU32::new(0),
+            innocent: AtomicU32::new(0),
             banned: AtomicBool::new(false),
             last: Mutex::new([None; 2]),
         }
@@ -48,6 +50,15 @@ impl HangHistory {
     /// Times a batch of the context was found guilty.
     pub(crate) fn guilty(&self) -> u32 {
         self.guilty.load(Ordering::Relaxed)
+    }
+
+    /// Times a reset hit a batch of the context that was running, innocently.
+    pub(crate) fn innocent(&self) -> u32 {
+        self.innocent.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn record_innocent(&self) {
+        self.innocent.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn is_banned(&self) -> bool {

@@ -24,7 +24,8 @@ pub(crate) const fn tag(id: ContextId, serial: u64) -> u64 {
 }
 
 /// The id that the context had when it was materialised.
-pub(crate) const fn id_of_tag(tag: u64) -> ContextId {
+#[must_use]
+pub const fn id_of_tag(tag: u64) -> ContextId {
     ContextId((tag & ((1 << TAG_ID_BITS) - 1)) as u32)
 }
 

@@ -69,8 +69,8 @@ impl<H: Hands> Session<H> {
 
     /// i915 GET_RESET_STATS.
     ///
-    /// `batch_pending` is 0 always: it counts innocent work that a reset threw back, and our
-    /// devices reset one engine at a time and run the innocent again without the client noticing.
+    /// `batch_pending` counts innocent work that a reset hit while it ran, and that ran again. A
+    /// device that resets one engine at a time hits nobody but the guilty, so it stays 0 there.
     ///
     /// # Errors
     /// EINVAL for flags or pad; ENOENT for an unknown context; what materialisation says.
@@ -82,6 +82,10 @@ impl<H: Hands> Session<H> {
         // How often others hang the device is not for everybody to know (rule table §15).
         let may_see = self.class.privileges().reset_count;
         let reset_count = if may_see { self.registry.resets() } else { 0 };
-        Ok(ResetStats { reset_count, batch_active: live.hangs.guilty(), batch_pending: 0 })
+        Ok(ResetStats {
+            reset_count,
+            batch_active: live.hangs.guilty(),
+            batch_pending: live.hangs.innocent(),
+        })
     }
 }

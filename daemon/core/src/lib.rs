@@ -54,6 +54,7 @@ mod userptrs;
 
 pub use capabilities::{Capabilities, KernelAnswers, SseuTopology};
 pub use class::{Class, ClassLimits, Hold, InFlight, Resource};
+pub use context::id_of_tag;
 pub use execbuf::Executed;
 pub use hands::Hands;
 pub use policy::{PRIORITY_MAX, Privileges, SessionLimits};

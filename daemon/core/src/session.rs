@@ -282,6 +282,15 @@ impl<H: Hands> Session<H> {
         }
     }
 
+    /// A reset hit work of a context that was running, innocently; the device runs it again (rule
+    /// table §12). Call it as [`Self::handle_completion`], which still follows.
+    pub fn handle_replay(&self, tag: u64) {
+        let live = self.contexts.live(context::id_of_tag(tag));
+        if let Some(live) = live.filter(|live| live.tag == tag) {
+            live.hangs.record_innocent();
+        }
+    }
+
     /// Rule table §12: what a hang does to its context and to the session.
     pub(crate) fn hang(&self, now: Time, live: &Live<H>) {
         let flags = live.flags();

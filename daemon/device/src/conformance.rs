@@ -17,6 +17,7 @@ mod syncobjs;
 mod usage;
 mod waits;
 
+pub(crate) use asm::Asm;
 pub(crate) use cancel::*;
 pub(crate) use fences::*;
 pub(crate) use order::*;

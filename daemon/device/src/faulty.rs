@@ -347,10 +347,13 @@ mod tests {
     }
 
     mod suite {
+        use crate::soft::Limits;
+
         /// A device that never fails passes as the one inside.
         fn harmless() -> super::Faulty<super::SoftDevice> {
-            let hang_timeout = std::time::Duration::from_millis(300);
-            let config = super::Config { hang_timeout, ..super::Config::default() };
+            let limits =
+                Limits { heartbeat_ns: 200_000_000, preempt_ns: 200_000_000, ..Limits::default() };
+            let config = super::Config::uniform(limits);
             super::Faulty::new(super::SoftDevice::start(config).unwrap(), 0, 0)
         }
 

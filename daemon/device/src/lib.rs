@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
+mod capture;
 mod description;
 mod error;
 pub mod faulty;
@@ -24,6 +25,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use self::usage::{BufferMemory, CLASSES, ClassTimes, Weight};
+pub use capture::{Capture, Command, Region, RegionKind};
 
 pub use description::{
     Description, EngineDescription, EngineUsage, Health, KernelFacts, MemoryFacts, TopologyFacts,
@@ -336,6 +338,12 @@ pub enum DeviceEvent {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A reset that somebody else caused hit an engine while a request had it. It runs again from
+    /// its beginning, and its fence will say EAGAIN (rule table §12).
+    Replayed {
+        /// [`ContextSpec::tag`] of its context.
+        tag: u64,
+    },
     /// The wait of [`DeviceFile::watch_buffer`] or [`DeviceFile::watch_buffer_access`] is over.
     BufferIdle {
         /// As given there.
@@ -372,14 +380,35 @@ pub enum Outcome {
 /// Why and where a batch died.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FaultReport {
+    /// [`ContextSpec::tag`] of its context.
+    pub tag: u64,
     /// The engine it ran on.
     pub engine: EngineId,
+    /// What kind of death it was.
+    pub kind: FaultKind,
+    /// GPU address of the batch, as it was submitted.
+    pub batch: u64,
     /// Address of the command.
     pub address: u64,
     /// The command's name, `MI_STORE_DATA_IMM`, or what was found instead.
     pub command: String,
     /// What was wrong, in words.
     pub what: String,
+    /// The state it left, unless its context wants none kept.
+    pub capture: Option<Box<Capture>>,
+}
+
+/// How a batch came to be reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultKind {
+    /// A command could not be executed.
+    Fault,
+    /// It did not yield the engine when the heartbeat or another batch asked for it.
+    Hung,
+    /// It ran and waited for too long.
+    TimedOut,
+    /// The device failed; the batch may be innocent.
+    Device,
 }
 
 /// A context as it is made on the device.

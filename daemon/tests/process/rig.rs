@@ -255,8 +255,8 @@ impl Client {
         });
         let (header, body) = Header::split(&bytes[..message.bytes]).expect("a header");
         if header.flags == HeaderFlags::EVENT {
-            let Event::Epitaph(epitaph) =
-                codec::decode_event(header.opcode, body).expect("an event");
+            let event = codec::decode_event(header.opcode, body).expect("an event");
+            let Event::Epitaph(epitaph) = event else { panic!("not asked for: {event:?}") };
             return Heard::Epitaph(epitaph.code);
         }
         if header.flags & HeaderFlags::REFUSED != 0 {

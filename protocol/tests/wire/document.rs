@@ -109,7 +109,9 @@ fn every_limit() {
         OBJECTS_PER_EXECBUF_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
         SYNCOBJS_PER_SESSION_MAX SYNCOBJS_PER_REQUEST_MAX TIMELINE_POINTS_PENDING_MAX
         SYNCOBJ_EXPORTS_PER_SESSION_MAX QUERY_ITEMS_MAX FENCES_PER_EXECBUF_MAX
-        RELOCATIONS_PER_EXECBUF_MAX PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX IDENTITY_CHARS_MAX
+        RELOCATIONS_PER_EXECBUF_MAX PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX HANG_EVENTS_PENDING_MAX
+        HANG_READ_BYTES_MAX HANGS_PER_SESSION_MAX HANGS_MAX HANG_DUMPS_PER_SESSION_MAX
+        HANG_DUMP_BYTES_PER_SESSION_MAX HANG_DUMP_BYTES_MAX IDENTITY_CHARS_MAX
         SESSIONS_MAX_DEFAULT
         HELLO_TIMEOUT_MS PAGE_BYTES);
 }
@@ -126,6 +128,7 @@ fn every_flag() {
     for (name, value) in [
         ("FENCE_FDS", feature::FENCE_FDS),
         ("CONTEXT_CLONE", feature::CONTEXT_CLONE),
+        ("HANG_EVENTS", feature::HANG_EVENTS),
         ("USERPTR", feature::USERPTR),
         ("RING_MASK", flag::RING_MASK),
         ("SECURE", flag::SECURE),
@@ -165,7 +168,7 @@ fn every_flag() {
     }
     every!("`{}` | {:#x} |", "../../src/userptr.rs", "    pub const ", userptr::flag =>
         READ_ONLY PROBE UNSYNCHRONIZED UNKNOWN);
-    let all = feature::FENCE_FDS | feature::CONTEXT_CLONE | feature::USERPTR;
+    let all = feature::FENCE_FDS | feature::CONTEXT_CLONE | feature::HANG_EVENTS | feature::USERPTR;
     assert_eq!(feature::ALL, all, "a new feature bit");
 }
 

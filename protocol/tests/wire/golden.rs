@@ -77,7 +77,7 @@ fn every_opcode_is_among_the_samples_in_every_role_it_has() {
         .collect();
     for opcode in Opcode::ALL {
         let number = *opcode as u16;
-        if *opcode == Opcode::Epitaph {
+        if matches!(opcode, Opcode::Epitaph | Opcode::Hang) {
             assert!(roles.contains(&(number, HeaderFlags::EVENT)));
         } else {
             assert!(roles.contains(&(number, 0)), "{opcode:?} request");
@@ -106,6 +106,10 @@ fn the_golden_bytes_decode_to_what_was_encoded() {
         let (header, body) = body(format!("EPITAPH event {:?}", epitaph.code));
         let event = codec::decode_event(header.opcode, &body);
         assert_eq!(event, Ok(Event::Epitaph(epitaph)));
+    }
+    for hang in samples::hang_events() {
+        let (header, body) = body(format!("HANG event {:?}", hang.cause));
+        assert_eq!(codec::decode_event(header.opcode, &body), Ok(Event::Hang(hang)));
     }
     for (name, submission) in samples::execbufs() {
         let (_, body) = body(format!("{name} request"));

@@ -1,5 +1,6 @@
 //! One of every message, with every variant somewhere. The bytes of each are in `golden.hex`.
 
+use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::{Reason, Refusal};
@@ -9,9 +10,12 @@ use gpu_broker_protocol::version::feature;
 use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
 use gpu_broker_protocol::*;
 
+mod hangs;
 mod objects;
 mod policy;
 mod submissions;
+
+pub(crate) use hangs::hang_events;
 
 use crate::submission::Submission;
 
@@ -29,9 +33,10 @@ struct Round {
     replies: Vec<(&'static str, Reply<FdSlot>)>,
     refusals: Vec<(&'static str, Opcode, Refusal)>,
     epitaphs: Vec<Epitaph>,
+    hangs: Vec<HangEvent>,
 }
 
-fn rounds() -> [Round; 6] {
+fn rounds() -> [Round; 7] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -45,6 +50,7 @@ fn rounds() -> [Round; 6] {
         replies: [session_replies(), context_replies(), objects::first_replies()].concat(),
         refusals: vec![("refusal of CONTEXT_SETPARAM", Opcode::ContextSetParam, refusal)],
         epitaphs: first_epitaphs(),
+        hangs: vec![],
     };
     let second = Round {
         requests: objects::second_requests(),
@@ -52,6 +58,7 @@ fn rounds() -> [Round; 6] {
         replies: objects::second_replies(),
         refusals: vec![],
         epitaphs: vec![],
+        hangs: vec![],
     };
     let userptr = Round {
         requests: objects::userptr_requests(),
@@ -59,6 +66,7 @@ fn rounds() -> [Round; 6] {
         replies: objects::userptr_replies(),
         refusals: vec![],
         epitaphs: vec![],
+        hangs: vec![],
     };
     let accounting = Round {
         requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
@@ -66,8 +74,9 @@ fn rounds() -> [Round; 6] {
         replies: vec![("USAGE", Reply::Usage(usage()))],
         refusals: vec![],
         epitaphs: vec![],
+        hangs: vec![],
     };
-    [first, second, userptr, accounting, policy::round(), policy::admin_round()]
+    [first, second, userptr, accounting, policy::round(), policy::admin_round(), hangs::round()]
 }
 
 /// Every request but EXECBUF; more than one of those with variants.
@@ -379,6 +388,10 @@ pub(crate) fn all() -> Vec<Sample> {
         for epitaph in round.epitaphs {
             let name = format!("EPITAPH event {:?}", epitaph.code);
             add(name, &|_, out| codec::encode_event(&Event::Epitaph(epitaph.clone()), out));
+        }
+        for hang in round.hangs {
+            let name = format!("HANG event {:?}", hang.cause);
+            add(name, &|_, out| codec::encode_event(&Event::Hang(hang.clone()), out));
         }
     }
     out

@@ -56,6 +56,50 @@ mirror! {
         container: String,
         app_id: String,
     }
+    struct HangEvent {
+        hang: u64,
+        context: ContextId,
+        engine: EngineId,
+        cause: HangCause,
+        batch: u64,
+        address: u64,
+        command: String,
+        what: String,
+        dumped: bool,
+        lost: u32,
+    }
+    enum HangCause { Fault, Hung, TimedOut, Device }
+    struct HangQuery { before: u64 }
+    struct HangPage { hangs: Vec<HangRecord>, more: bool }
+    struct HangRecord {
+        session: SessionId,
+        client_name: String,
+        pid: u32,
+        uid: u32,
+        age_ns: u64,
+        dump_bytes: u64,
+        event: HangEvent,
+    }
+    struct HangOf { hang: u64 }
+    struct HangDump { record: HangRecord, dump: Option<Dump> }
+    struct Dump {
+        registers: Vec<Register>,
+        commands: Vec<DumpCommand>,
+        listing: Vec<DumpCommand>,
+        regions: Vec<DumpRegion>,
+    }
+    struct Register { name: String, value: u64 }
+    struct DumpCommand {
+        address: u64,
+        dwords: Vec<u32>,
+        name: String,
+        fields: Vec<Register>,
+        failed: bool,
+    }
+    struct DumpRegion { kind: DumpRegionKind, address: u64, size: u64, offset: u64, kept: u64 }
+    enum DumpRegionKind { Batch, Commands, Object }
+    struct HangRead { hang: u64, region: u32, offset: u64 }
+    struct HangBytes { bytes: Vec<u8> }
     struct ContextCreate { flags: u32, extensions: Vec<create::Extension> }
     enum CreateExtension {
         Unknown,
@@ -370,6 +414,9 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::SyncobjTransfer(body) => agree!(SyncobjTransfer, body),
         Request::SyncobjExport(body) => agree!(SyncobjExport, body),
         Request::SyncobjImport(body) => agree!(SyncobjImport, body),
+        Request::HangList(body) => agree!(HangQuery, body),
+        Request::HangShow(body) => agree!(HangOf, body),
+        Request::HangRead(body) => agree!(HangRead, body),
     }
 }
 
@@ -397,6 +444,9 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::BufferBusy(body) => agree!(Busy, body),
         Reply::BufferWait(body) => agree!(Waited, body),
         Reply::FenceStatus(body) => agree!(FenceState, body),
+        Reply::HangList(body) => agree!(HangPage, body),
+        Reply::HangShow(body) => agree!(HangDump, &**body),
+        Reply::HangRead(body) => agree!(HangBytes, body),
         Reply::FenceMerge(body) => agree!(Fence, body),
         Reply::GetParam(body) => agree!(ParamAnswer, body),
         Reply::Query(body) => agree!(QueryReply, body),
@@ -558,12 +608,15 @@ proptest! {
 }
 
 #[test]
-fn on_refusals_and_epitaphs() {
+fn on_refusals_and_events() {
     for reason in Reason::ALL {
         agree!(RefusalBody, &Refusal::new(*reason).with_detail("7").to_body());
     }
     for epitaph in &samples::epitaphs() {
         agree!(Epitaph, epitaph);
+    }
+    for hang in &samples::hang_events() {
+        agree!(HangEvent, hang);
     }
 }
 

@@ -11,6 +11,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+mod hangs;
 mod objects;
 mod policy;
 mod submissions;
@@ -134,6 +135,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request<FdSlot>> {
         5 => objects::device_request(),
         14 => objects::buffer_request(),
         12 => objects::sync_request(),
+        3 => hangs::request(),
     ]
 }
 
@@ -326,6 +328,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
         5 => objects::device_reply(),
         14 => objects::buffer_reply(),
         12 => objects::sync_reply(),
+        3 => hangs::reply(),
     ]
 }
 

@@ -5,16 +5,24 @@
 pub struct Limits {
     /// Turn of a job among equals.
     pub timeslice_ns: u64,
-    /// Running time without an arbitration point.
-    pub hang_ns: u64,
+    /// Running time without an arbitration point after which a job is asked for one, also if
+    /// nobody else wants the engine.
+    pub heartbeat_ns: u64,
+    /// Running time that a job has to get to an arbitration point once it is asked.
+    pub preempt_ns: u64,
     /// Running and waiting time of one job.
     pub request_ns: u64,
 }
 
 impl Default for Limits {
-    /// The kernel's defaults (rule table §12): 1 ms, 2.5 s, 20 s.
+    /// The kernel's defaults (rule table §12): 1 ms, 2.5 s, 640 ms, 20 s.
     fn default() -> Self {
-        Self { timeslice_ns: 1_000_000, hang_ns: 2_500_000_000, request_ns: 20_000_000_000 }
+        Self {
+            timeslice_ns: 1_000_000,
+            heartbeat_ns: 2_500_000_000,
+            preempt_ns: 640_000_000,
+            request_ns: 20_000_000_000,
+        }
     }
 }
 

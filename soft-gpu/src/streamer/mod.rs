@@ -8,6 +8,7 @@ mod math;
 mod ring_level;
 mod store;
 mod sync;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +23,10 @@ use crate::ring::Host;
 use bus::{Bus, Space};
 use fetch::Fetch;
 use ring_level::RingLevel;
+use trace::Trace;
 
 pub use sync::{Compare, SemaphoreWait};
+pub use trace::{Executed, TRACE_COMMANDS};
 
 pub(crate) use bus::Bus as MemoryBus;
 pub(crate) use fetch::Command;
@@ -37,6 +40,9 @@ pub struct Streamer {
     blitter: Option<Box<Blitter>>,
     counters: Counters,
     batch: Batch,
+    /// What the batch found when it began.
+    before: Before,
+    trace: Trace,
     yielding: bool,
     /// The last command executed was an arbitration point.
     at_arbitration: bool,
@@ -123,6 +129,13 @@ struct Batch {
     running: bool,
 }
 
+/// What a batch that has to start again must find once more.
+#[derive(Debug)]
+struct Before {
+    registers: Registers,
+    predicate_state: bool,
+}
+
 /// Where a command leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flow {
@@ -163,6 +176,8 @@ impl Streamer {
             blitter: None,
             counters: Counters::default(),
             batch: Batch { start: 0, length: 0, jumped: false, running: false },
+            before: Before { registers: Registers::new(engine), predicate_state: false },
+            trace: Trace::default(),
             yielding: false,
             at_arbitration: false,
             round: Round { head: 0, idle: false, arbitration: false },
@@ -175,6 +190,21 @@ impl Streamer {
     ///
     /// `length`, in bytes, only serves to explain a batch that runs past its end; 0 if unknown.
     pub fn start(&mut self, batch: u64, length: u64) {
+        self.before.registers.clone_from(&self.state.registers);
+        self.before.predicate_state = self.state.predicate_state;
+        self.begin(batch, length);
+    }
+
+    /// Begins the batch again, with the registers as they were when it began first: what the kernel
+    /// does with who is innocent of a reset. What it wrote to memory stays written.
+    pub fn restart(&mut self) {
+        self.state.registers.clone_from(&self.before.registers);
+        self.state.predicate_state = self.before.predicate_state;
+        self.begin(self.batch.start, self.batch.length);
+    }
+
+    fn begin(&mut self, batch: u64, length: u64) {
+        self.trace.clear();
         self.state.space = Space::Context;
         self.state.ring = None;
         self.fetch.jump(Space::Context, batch);
@@ -274,6 +304,17 @@ impl Streamer {
         self.fetch.position()
     }
 
+    /// Where the batch began.
+    #[must_use]
+    pub const fn batch(&self) -> u64 {
+        self.batch.start
+    }
+
+    /// The last commands that the batch executed, at most [`TRACE_COMMANDS`], oldest first.
+    pub fn trace(&self) -> impl Iterator<Item = Executed> + '_ {
+        self.trace.iter()
+    }
+
     /// One command, or a part of a blit; `Some` if it ended the run.
     fn step(&mut self, bus: &mut Bus<'_>, left: &mut i64) -> Option<Stop> {
         if let Some(blitter) = &mut self.blitter
@@ -297,7 +338,13 @@ impl Streamer {
             self.fetch.forget();
         }
         match result {
-            Ok((flow, dwords)) => self.follow(flow, dwords, left),
+            Ok((flow, dwords)) => {
+                // A command that waits has not been executed.
+                if !matches!(flow, Flow::Wait(_)) {
+                    self.trace.push(self.fetch.position(), header);
+                }
+                self.follow(flow, dwords, left)
+            }
             Err(what) => Some(self.fault(header, what)),
         }
     }

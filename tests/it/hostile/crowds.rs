@@ -46,7 +46,10 @@ fn ten_thousand_connections_against_a_cap_of_one_hundred() {
                     connections.push(client);
                     connections.truncate(keep);
                 }
-                other @ (Message::Reply(..) | Message::Refused(..) | Message::Closed) => {
+                other @ (Message::Reply(..)
+                | Message::Refused(..)
+                | Message::Hang(_)
+                | Message::Closed) => {
                     panic!("HELLO was answered with {other:?}")
                 }
             }

@@ -63,7 +63,10 @@ fn before_pong(client: &mut Raw) -> Vec<Message> {
         match client.receive() {
             Message::Reply(number, Reply::Ping(_)) if number == seq => return messages,
             Message::Closed => panic!("the daemon hung up"),
-            other @ (Message::Reply(..) | Message::Refused(..) | Message::Epitaph(_)) => {
+            other @ (Message::Reply(..)
+            | Message::Refused(..)
+            | Message::Epitaph(_)
+            | Message::Hang(_)) => {
                 messages.push(other);
             }
         }

@@ -11,10 +11,15 @@ use gpu_broker_soft_gpu::scheduler::{
 use super::random::Random;
 
 /// Time limits, shorter than the kernel's so that an endless batch takes fewer turns.
-pub(super) const LIMITS: Limits =
-    Limits { timeslice_ns: 20 * MS, hang_ns: 1_000 * MS, request_ns: 4_000 * MS };
+pub(super) const LIMITS: Limits = Limits {
+    timeslice_ns: 20 * MS,
+    heartbeat_ns: 600 * MS,
+    preempt_ns: 400 * MS,
+    request_ns: 4_000 * MS,
+};
 pub(super) const MS: u64 = 1_000_000;
 const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
 
 /// What a batch does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +69,10 @@ pub(super) struct Request<Memory> {
     pub(super) owner: Owner,
     pub(super) slot: u32,
     pub(super) script: Script,
+    /// What it was when it was submitted, for when it starts again.
+    whole: Script,
+    /// Resets that hit it while it ran, innocently.
+    pub(super) replays: u32,
     pub(super) outcome: Option<Outcome>,
     pub(super) fence: usize,
     engines: Vec<usize>,
@@ -113,6 +122,12 @@ pub(super) struct World<Memory> {
     pub(super) guilty_at_once: Option<u64>,
     pub(super) contexts: HashMap<Owner, ContextRecord>,
     pub(super) requests: Vec<Request<Memory>>,
+    /// A reset hits all engines, not one.
+    pub(super) resets_device: bool,
+    /// Contexts that were hit innocently, and the rules have not heard of it.
+    pub(super) replays: Vec<Owner>,
+    /// How often that was so.
+    pub(super) replayed: u32,
     /// 0 or an errno once signalled.
     pub(super) fences: Vec<Option<i32>>,
     /// Ends the rules have not heard of.
@@ -138,6 +153,9 @@ impl<Memory> World<Memory> {
             guilty_at_once: None,
             contexts: HashMap::new(),
             requests: Vec::new(),
+            resets_device: false,
+            replays: Vec::new(),
+            replayed: 0,
             fences: Vec::new(),
             reports: Vec::new(),
             over: Vec::new(),
@@ -180,6 +198,8 @@ impl<Memory> World<Memory> {
             owner,
             slot,
             script,
+            whole: script,
+            replays: 0,
             outcome,
             fence,
             engines,
@@ -239,7 +259,7 @@ impl<Memory> World<Memory> {
     pub(super) fn step(&mut self, until: u64) -> bool {
         loop {
             while (0..self.engines.len()).fold(false, |more, index| self.dispatch(index) | more) {}
-            if !self.reports.is_empty() {
+            if !self.reports.is_empty() || !self.replays.is_empty() {
                 return true;
             }
             let next = self.engines.iter().filter_map(Engine::due_at).min();
@@ -324,8 +344,38 @@ impl<Memory> World<Memory> {
     }
 
     fn report(&mut self, request: usize, outcome: Outcome) {
+        if outcome == Outcome::Guilty && self.resets_device {
+            self.reset(request);
+        }
         self.reports.push((self.requests[request].owner, outcome));
         self.settle(request, outcome);
+    }
+
+    /// Whoever has another engine starts again from its beginning, and comes to its end all the same.
+    fn reset(&mut self, guilty: usize) {
+        let culprit = self.requests[guilty].job.map(|(engine, _)| engine);
+        for index in (0..self.engines.len()).filter(|index| Some(*index) != culprit) {
+            let engine = &mut self.engines[index];
+            let hit = match &mut engine.turn {
+                // A turn in which it ends is over before the reset.
+                Some((_, Progress::Ended | Progress::Faulted, _)) => None,
+                Some((turn, progress, _)) => {
+                    *progress = Progress::Preemptible;
+                    Some(turn.payload)
+                }
+                None => engine.scheduler.active_mut().map(|request| *request),
+            };
+            if let Some(id) = hit {
+                let request = &mut self.requests[id];
+                request.script = request.whole;
+                request.replays += 1;
+                // As the device does: counted once, however often it is hit.
+                if request.replays == 1 {
+                    self.replays.push(request.owner);
+                    self.replayed += 1;
+                }
+            }
+        }
     }
 
     /// Ends a request, and starts what waited for it alone.
@@ -334,7 +384,11 @@ impl<Memory> World<Memory> {
         assert_eq!(request.outcome.replace(outcome), None, "request {id} was over twice");
         request.memory.clear();
         let (fence, next) = (request.fence, std::mem::take(&mut request.next));
-        let state = if outcome == Outcome::Completed { 0 } else { EIO };
+        let state = match outcome {
+            Outcome::Completed if request.replays > 0 => EAGAIN,
+            Outcome::Completed => 0,
+            Outcome::Cancelled | Outcome::Guilty => EIO,
+        };
         assert_eq!(self.fences[fence].replace(state), None, "fence {fence} signalled twice");
         self.over.push(id);
         for later in next {

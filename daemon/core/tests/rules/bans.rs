@@ -97,6 +97,30 @@ fn who_is_not_bannable_is_spared_and_counted() {
     assert_eq!((stats.batch_active, stats.batch_pending, stats.reset_count), (19, 0, 19));
 }
 
+/// Innocent work that a reset hits is counted for its context alone, and costs nothing.
+#[test]
+fn who_is_innocent_is_counted_apart_and_pays_nothing() {
+    let rig = rig();
+    let context = rig.create();
+    rig.run(context, &[object(rig.buffer(1))]).unwrap();
+    let tag = rig.device.last_submission().tag;
+    for _ in 0..5 {
+        rig.session.handle_replay(tag);
+    }
+    rig.session.handle_completion(Time::from_secs(2000), tag, Outcome::Completed);
+    let stats = rig.stats(context).unwrap();
+    assert_eq!((stats.batch_active, stats.batch_pending), (0, 5));
+    assert_eq!(rig.stats(0).unwrap().batch_pending, 0);
+    assert!(!is_banned(&rig, context));
+    assert_eq!((score(&rig), rig.registry.resets()), (0, 0));
+    // A context that is gone, or another that has its id by now, is not counted.
+    rig.destroy(context).unwrap();
+    rig.session.handle_replay(tag);
+    assert_eq!(rig.create(), context, "ids are used again");
+    rig.session.handle_replay(tag);
+    assert_eq!(rig.stats(context).unwrap().batch_pending, 0);
+}
+
 #[test]
 fn the_reset_count_is_for_the_privileged() {
     let rig = rig();

@@ -63,6 +63,7 @@ impl Events {
         self.wait(|event| match event {
             DeviceEvent::Completed { tag: of, outcome } if *of == tag => Some(outcome.clone()),
             DeviceEvent::Completed { .. }
+            | DeviceEvent::Replayed { .. }
             | DeviceEvent::BufferIdle { .. }
             | DeviceEvent::BuffersIdle { .. }
             | DeviceEvent::SyncobjsReady { .. } => None,

@@ -96,7 +96,8 @@ pub(crate) fn parallel_batches_run_together<D: Device>(rig: &Rig<D>) {
     }
     let completed = |event: &crate::DeviceEvent| match event {
         crate::DeviceEvent::Completed { tag: of, .. } => *of == tag,
-        crate::DeviceEvent::BufferIdle { .. }
+        crate::DeviceEvent::Replayed { .. }
+        | crate::DeviceEvent::BufferIdle { .. }
         | crate::DeviceEvent::BuffersIdle { .. }
         | crate::DeviceEvent::SyncobjsReady { .. } => false,
     };

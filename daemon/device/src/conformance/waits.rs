@@ -20,6 +20,7 @@ fn told<D: Device>(rig: &Rig<D>) -> Vec<(u64, u32)> {
     let told = |event| match event {
         DeviceEvent::SyncobjsReady { token, first } => Some((token, first)),
         DeviceEvent::Completed { .. }
+        | DeviceEvent::Replayed { .. }
         | DeviceEvent::BufferIdle { .. }
         | DeviceEvent::BuffersIdle { .. } => None,
     };
@@ -42,6 +43,7 @@ fn wait_told<D: Device>(rig: &Rig<D>, token: u64) -> u32 {
         DeviceEvent::SyncobjsReady { token: of, first } if *of == token => Some(*first),
         DeviceEvent::SyncobjsReady { .. }
         | DeviceEvent::Completed { .. }
+        | DeviceEvent::Replayed { .. }
         | DeviceEvent::BufferIdle { .. }
         | DeviceEvent::BuffersIdle { .. } => None,
     })

@@ -7,7 +7,9 @@ use gpu_broker_uapi::i915::*;
 
 use super::sys::{self, CreateParam, ENGINES_MAX, EngineMap, MapExtension, WithEngines};
 use super::{FileShared, os};
-use crate::{ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultReport, Outcome};
+use crate::{
+    ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Outcome,
+};
 
 /// An address space. Contexts of the kernel keep it beyond this handle.
 #[derive(Clone, Debug)]
@@ -147,11 +149,16 @@ impl ContextShared {
         match sys::reset_stats(self.file.card.as_fd(), self.id) {
             Ok(stats) if stats.batch_active != state.guilty => {
                 state.guilty = state.guilty.wrapping_add(1);
+                // The kernel says neither where nor in what; its own error state is root's to read.
                 Outcome::Guilty(FaultReport {
+                    tag: self.tag,
                     engine,
+                    kind: FaultKind::Hung,
+                    batch: 0,
                     address: 0,
                     command: "batch".to_owned(),
                     what: format!("the kernel found it hanging (errno {errno})"),
+                    capture: None,
                 })
             }
             Ok(_) | Err(_) => Outcome::Cancelled,

@@ -34,6 +34,7 @@ pub(super) struct ContextShared {
     priority: AtomicI32,
     recoverable: AtomicBool,
     bannable: AtomicBool,
+    error_capture: AtomicBool,
     /// Everything it queues or has queued is cancelled.
     cancelled: AtomicBool,
     /// Its handle is gone.
@@ -72,6 +73,7 @@ impl ContextShared {
             priority: AtomicI32::new(spec.priority),
             recoverable: AtomicBool::new(spec.recoverable),
             bannable: AtomicBool::new(spec.bannable),
+            error_capture: AtomicBool::new(spec.error_capture),
             cancelled: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             next_serial: AtomicU64::new(0),
@@ -103,6 +105,10 @@ impl ContextShared {
         self.meter.read()
     }
 
+    pub(super) fn captures_errors(&self) -> bool {
+        self.error_capture.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -111,8 +117,7 @@ impl ContextShared {
         self.next_serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Persistence and error capture change nothing here: whoever closes the context says whether
-    /// to cancel, and every fault is described.
+    /// Persistence changes nothing here: whoever closes the context says whether to cancel.
     pub(super) fn update(&self, update: ContextUpdate) {
         match update {
             ContextUpdate::Priority(priority) => {
@@ -123,7 +128,10 @@ impl ContextShared {
             }
             ContextUpdate::Recoverable(value) => self.recoverable.store(value, Ordering::Relaxed),
             ContextUpdate::Bannable(value) => self.bannable.store(value, Ordering::Relaxed),
-            ContextUpdate::Persistent(_) | ContextUpdate::ErrorCapture(_) => {}
+            ContextUpdate::ErrorCapture(value) => {
+                self.error_capture.store(value, Ordering::Relaxed);
+            }
+            ContextUpdate::Persistent(_) => {}
         }
     }
 

@@ -5,6 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::DeviceError;
 
+/// Bytes of the batch, and of commands outside of it, in one capture.
+pub(super) const CAPTURE_BATCH_BYTES_MAX: u64 = 32 << 10;
+/// Commands listed before the one that failed, and after it.
+pub(super) const LISTED_BEFORE: usize = 16;
+pub(super) const LISTED_AFTER: usize = 8;
+/// Bytes of one flagged object in a capture.
+pub(super) const CAPTURE_OBJECT_BYTES_MAX: u64 = 64 << 10;
+/// Flagged objects in a capture.
+pub(super) const CAPTURE_OBJECTS_MAX: usize = 32;
+/// Bytes of all memory in a capture.
+pub(super) const CAPTURE_BYTES_MAX: u64 = 256 << 10;
+
 /// A number of things of which the process can have only so many.
 #[derive(Debug)]
 pub(crate) struct Quota {

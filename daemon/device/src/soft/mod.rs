@@ -17,6 +17,7 @@
 //! Start reading at [`SoftFile::submit`](DeviceFile::submit), which `submit.rs` implements.
 
 mod buffer;
+mod capture;
 mod context;
 mod fault;
 mod fence;
@@ -67,7 +68,8 @@ pub use self::context::Context;
 pub use self::fence::Fence;
 pub use self::syncobj::Syncobj;
 pub use self::userptr::UserMemory;
-pub use gpu_broker_soft_gpu::gpu::Config;
+pub use gpu_broker_soft_gpu::gpu::{Config, ResetScope};
+pub use gpu_broker_soft_gpu::scheduler::Limits;
 
 /// `I915_VIDEO_CLASS_CAPABILITY_HEVC`.
 const CAPABILITY_HEVC: u64 = 1 << 0;
@@ -458,5 +460,7 @@ impl DeviceFile for SoftFile {
     }
 }
 
+#[cfg(test)]
+mod hang_tests;
 #[cfg(test)]
 mod tests;

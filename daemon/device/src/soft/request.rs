@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
 use gpu_broker_soft_gpu::memory::Memory;
 use gpu_broker_soft_gpu::scheduler::{Claim, JobKey};
-use gpu_broker_soft_gpu::{EngineSpec, Streamer};
+use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
 use super::buffer::Part;
+use super::capture::Flagged;
 use super::context::ContextShared;
-use super::fault::outcome_of;
-use super::signal::{EIO, Signal};
+use super::fault::{Remains, outcome_of};
+use super::signal::{EAGAIN, EIO, Signal};
 use super::space::{Space, View};
 use crate::{Batch, DeviceEvent, Outcome};
 
@@ -40,6 +41,10 @@ pub(super) struct Request {
     place: Where,
     /// Relocations to write before it starts.
     patches: Vec<Patched>,
+    /// Objects that belong in an error dump.
+    flagged: Vec<Flagged>,
+    /// A reset that was not its fault made it start again.
+    replayed: AtomicBool,
     /// Parts whose turn has come, as bits.
     arrived: AtomicU64,
     /// The batches have started: all parts are on their engines.
@@ -71,6 +76,7 @@ pub(super) struct Parts {
     pub(super) batches: Vec<Batch>,
     pub(super) place: Where,
     pub(super) patches: Vec<Patched>,
+    pub(super) flagged: Vec<Flagged>,
 }
 
 /// A relocation, and the memory it is in.
@@ -108,6 +114,8 @@ impl Request {
             batches: parts.batches,
             place: parts.place,
             patches: parts.patches,
+            flagged: parts.flagged,
+            replayed: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
             begun: AtomicBool::new(false),
             dependencies: AtomicUsize::new(1),
@@ -266,7 +274,8 @@ impl Request {
     }
 
     fn settle(&self, outcome: Outcome, ready: &mut Vec<Arc<Self>>) {
-        let errno = errno_of(&outcome);
+        let replayed = self.replayed.load(Ordering::Relaxed);
+        let errno = if replayed { errno_of_replayed(&outcome) } else { errno_of(&outcome) };
         self.context.lock().leave(self.serial);
         if matches!(outcome, Outcome::Guilty(_)) {
             self.context.blame();
@@ -324,17 +333,37 @@ impl Work for Request {
         run(&View::new(&self.space));
     }
 
+    /// Counts once per request, however many of its parts are hit.
+    fn reset(&self, _part: usize) {
+        if !self.replayed.swap(true, Ordering::Relaxed) {
+            let event = DeviceEvent::Replayed { tag: self.context.tag };
+            self.context.file.events.report(event);
+        }
+    }
+
     fn over(self: Arc<Self>, part: usize, streamer: Box<Streamer>, ending: Ending) {
-        self.context.file.device.gpu.memory_changed();
-        let engine = *streamer.engine();
-        if matches!(ending, Ending::Done) {
-            self.context.lock().put_streamer(self.slot, part, streamer);
-        } else {
+        let gpu = &self.context.file.device.gpu;
+        gpu.memory_changed();
+        let outcome = outcome_of(
+            ending,
+            &Remains {
+                context: &self.context,
+                streamer: &streamer,
+                memory: &View::new(&self.space),
+                batch: self.batches.get(part).copied().unwrap_or(Batch { address: 0, length: 0 }),
+                flagged: &self.flagged,
+            },
+        );
+        match &outcome {
+            Outcome::Completed => self.context.lock().put_streamer(self.slot, part, streamer),
             // What a batch that did not end left behind is of no use: the next one starts afresh,
             // as after a reset.
-            drop(streamer);
+            Outcome::Cancelled => drop(streamer),
+            Outcome::Guilty(_) => {
+                let same = |spec: &EngineSpec| spec.name == streamer.engine().name;
+                ENGINES.iter().position(same).into_iter().for_each(|engine| gpu.reset(engine));
+            }
         }
-        let outcome = outcome_of(&engine, ending);
         let outcome = {
             let mut flow = self.lock();
             if outcome != Outcome::Completed {
@@ -358,6 +387,15 @@ impl Work for Request {
 pub(super) const fn errno_of(outcome: &Outcome) -> i32 {
     match outcome {
         Outcome::Completed => 0,
+        Outcome::Cancelled | Outcome::Guilty(_) => EIO,
+    }
+}
+
+/// The same of a request that was hit by a reset of somebody else's: its work is done, and the error
+/// says that it was done twice (rule table §12).
+const fn errno_of_replayed(outcome: &Outcome) -> i32 {
+    match outcome {
+        Outcome::Completed => EAGAIN,
         Outcome::Cancelled | Outcome::Guilty(_) => EIO,
     }
 }

@@ -10,6 +10,8 @@ use super::watch::{SyncWaiter, Watch};
 
 /// The kernel's errno for work that was lost.
 pub(super) const EIO: i32 = 5;
+/// The work was done again after a reset that was not its fault.
+pub(super) const EAGAIN: i32 = 11;
 
 const PENDING: i32 = -1;
 

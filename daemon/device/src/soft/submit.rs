@@ -6,8 +6,9 @@ use gpu_broker_soft_gpu::engine::{Ending, Inline, Unfinished};
 use gpu_broker_soft_gpu::gpu::Gpu;
 use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
+use super::capture::flagged;
 use super::context::{ContextShared, ContextState};
-use super::fault::outcome_of;
+use super::fault::{Remains, outcome_of};
 use super::fence::Fence;
 use super::inherit;
 use super::order::Turn;
@@ -58,6 +59,11 @@ pub(super) fn submit(
         syncobj.check_room(*point)?;
     }
     let submitted = enter_or_run(file, context, submission, place)?;
+    if let Some(Outcome::Guilty(report)) = &submitted.done
+        && let Some(engine) = index_of(report.engine)
+    {
+        file.device.gpu.reset(engine);
+    }
     // Without a lock: somebody may be waiting for it, and is told.
     if let Some(fence) = &submitted.fence {
         for (syncobj, point) in submission.signals {
@@ -217,10 +223,22 @@ fn run_here<'a>(
         }
         Inline::Over(ending, ran_ns) => {
             context.ran(&ENGINES[engine], ran_ns);
-            if matches!(ending, Ending::Done) {
+            let is_done = matches!(ending, Ending::Done);
+            let flagged = if is_done { Vec::new() } else { flagged(submission.objects) };
+            let outcome = outcome_of(
+                ending,
+                &Remains {
+                    context,
+                    streamer: &streamer,
+                    memory: &view,
+                    batch: *batch,
+                    flagged: &flagged,
+                },
+            );
+            if is_done {
                 state.put_streamer(submission.slot, 0, streamer);
             }
-            Attempt::Over(outcome_of(&ENGINES[engine], ending))
+            Attempt::Over(outcome)
         }
     }
 }
@@ -243,10 +261,14 @@ fn enter(
     before.extend(submission.after.iter().filter_map(|fence| fence.pending().cloned()));
     enter_objects(submission, &signal, !patches.is_empty(), &mut before);
     let batches: Vec<Batch> = submission.batches.to_vec();
+    let flagged = flagged(submission.objects);
     let slot = submission.slot;
     let place = place.to_where();
-    let request =
-        Request::new(context, serial, Parts { slot, signal, space, batches, place, patches });
+    let request = Request::new(
+        context,
+        serial,
+        Parts { slot, signal, space, batches, place, patches, flagged },
+    );
     state.enter(request.serial, &request);
     let depend = |signal: &Signal, waiter: Waiter| {
         request.add_dependency();

@@ -6,9 +6,17 @@ use super::*;
 use crate::conformance::{self, Rig};
 
 /// Impatient with endless batches.
+pub(super) fn impatient() -> Config {
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap();
+    Config::uniform(Limits {
+        heartbeat_ns: ns(Duration::from_millis(200)),
+        preempt_ns: ns(Duration::from_millis(200)),
+        ..Limits::default()
+    })
+}
+
 fn device() -> SoftDevice {
-    let config = Config { hang_timeout: Duration::from_millis(300), ..Config::default() };
-    SoftDevice::start(config).unwrap()
+    SoftDevice::start(impatient()).unwrap()
 }
 
 mod suite {

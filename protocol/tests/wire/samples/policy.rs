@@ -14,6 +14,7 @@ pub(super) fn round() -> Round {
         replies: vec![("IDENTITY", Reply::Identity(identity()))],
         refusals: vec![],
         epitaphs: vec![Epitaph { code: EpitaphCode::Denied, text: "Denied".to_owned() }],
+        hangs: vec![],
     }
 }
 
@@ -55,5 +56,6 @@ pub(super) fn admin_round() -> Round {
         ],
         refusals: vec![],
         epitaphs: vec![],
+        hangs: vec![],
     }
 }

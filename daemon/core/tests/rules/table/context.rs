@@ -266,5 +266,8 @@ fn reset_stats(book: &mut Book) {
         book.effect("11/active", stats.batch_active == 1);
         book.effect("11/active", rig.stats(0).unwrap().batch_active == 0);
         book.effect("11/pending", stats.batch_pending == 0);
+        rig.session.handle_replay(tag);
+        book.effect("11/pending", rig.stats(context).unwrap().batch_pending == 1);
+        book.effect("11/pending", rig.stats(0).unwrap().batch_pending == 0);
     }
 }

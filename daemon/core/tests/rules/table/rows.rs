@@ -132,7 +132,7 @@ pub(super) const ROWS: &[(&str, &str)] = &[
     ("11/materialise", "a proto is made live"),
     ("11/reset-count", "the device's count is for administrators, others see 0"),
     ("11/active", "batch_active counts the context's own hangs"),
-    ("11/pending", "batch_pending is 0: innocent work is run again"),
+    ("11/pending", "batch_pending counts the resets that hit innocent work of the context"),
     // §13 EXECBUFFER2
     ("13/1", "no objects, or more than the limit: EINVAL"),
     ("13/2", "unknown flags, constants, resource streamer: EINVAL"),
