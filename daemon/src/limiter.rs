@@ -32,11 +32,6 @@ pub(crate) enum Verdict {
 }
 
 impl Limiter {
-    /// Whether one more line passes.
-    pub(crate) fn passes(&self, now: Time) -> bool {
-        self.judge(now) != Verdict::Drop
-    }
-
     pub(crate) fn judge(&self, now: Time) -> Verdict {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now.0.saturating_sub(window.start) >= WINDOW_NS {

@@ -20,7 +20,7 @@ use crate::directory::{Directory, Entry, Full};
 use crate::hands::DeviceHands;
 use crate::hangs::HangBook;
 use crate::identity::{Credentials, Identity, Registrar, is_operator};
-use crate::limiter::{Limiter, session_warn, warn_limited};
+use crate::limiter::{Limiter, limited, warn_limited};
 use crate::listeners::{Listeners, Origin, Taken};
 use crate::metrics::{self, Door};
 use crate::packet::Socket;
@@ -130,15 +130,18 @@ impl<D: Device> Server<D> {
         count(&entry.log.class.counts.violations);
         let name = entry.named().map_or("", |named| &named.client_name);
         let Credentials { uid, pid, .. } = entry.identity.credentials;
+        let log = &entry.log;
         // Of all sessions together: a client comes back with a new one after each fault.
-        if self.limiter.passes(self.clock.now()) {
-            session_warn!(
-                entry.log,
-                self.clock.now(),
-                "a client broke the protocol and was cut off: {} (uid {uid}, pid {pid}, \"{name}\")",
-                epitaph.text
-            );
-        }
+        limited!(
+            self.limiter,
+            self.clock.now(),
+            (
+                target: "gpu_brokerd",
+                session = %log.session, class = log.class.name(), peer = &*log.peer,
+            ),
+            "a client broke the protocol and was cut off: {} (uid {uid}, pid {pid}, \"{name}\")",
+            epitaph.text
+        );
     }
 
     /// Serves until SIGTERM or SIGINT, then ends every session. SIGHUP reads the configuration
