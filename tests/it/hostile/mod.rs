@@ -7,6 +7,7 @@ mod fds;
 mod objects;
 mod readers;
 mod sync;
+mod userptr;
 mod wire;
 
 use gpu_broker_tests::{Builder, Daemon, Witness};
