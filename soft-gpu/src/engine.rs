@@ -151,7 +151,7 @@ impl Unfinished<'_> {
             return Err(job);
         }
         let victim = std::mem::take(&mut state.was_reset).then(|| job.restart());
-        let progress = if victim.is_some() { Progress::Preemptible } else { self.progress };
+        let progress = if victim.is_some() { Progress::Restarted } else { self.progress };
         let key = state.scheduler.adopt(now, job, claim, self.ran_ns, progress);
         engine.wake(state);
         victim.into_iter().for_each(Victim::tell);
@@ -350,7 +350,7 @@ impl Engine {
         // What came to its end, or did not run, was not there any more to be hit.
         let hit = std::mem::take(&mut state.was_reset) && may_run && ending.is_none();
         let victim = hit.then(|| turn.payload.restart());
-        let progress = if hit { Progress::Preemptible } else { progress };
+        let progress = if hit { Progress::Restarted } else { progress };
         let over = state.scheduler.put_back(now, turn, progress);
         self.note_waiters(&state);
         if over.is_none() && victim.is_none() {

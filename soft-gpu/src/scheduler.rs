@@ -72,6 +72,15 @@ struct Job<J> {
     poll_interval: u64,
 }
 
+impl<J> Job<J> {
+    /// A reset that was not its fault threw away what it had done.
+    const fn begin_anew(&mut self) {
+        self.unyielded_ns = 0;
+        self.pressed_ns = 0;
+        self.active_ns = 0;
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Scheduler<J> {
@@ -195,7 +204,11 @@ impl<J> Scheduler<J> {
         match progress {
             Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
             Progress::Stalled | Progress::Spinning => self.stall(now, index, progress),
-            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {}
+            Progress::Preemptible
+            | Progress::Restarted
+            | Progress::Running
+            | Progress::Ended
+            | Progress::Faulted => {}
         }
         self.idle_again();
         JobKey { index, serial }
@@ -249,6 +262,7 @@ impl<J> Scheduler<J> {
         let ended = match progress {
             Progress::Ended | Progress::Faulted => Some(Ended::Itself),
             Progress::Preemptible
+            | Progress::Restarted
             | Progress::Running
             | Progress::Waiting
             | Progress::Stalled
@@ -270,10 +284,10 @@ impl<J> Scheduler<J> {
         match progress {
             Progress::Waiting | Progress::Held => self.make_waiting(now, index, progress),
             Progress::Stalled => self.stall(now, index, progress),
-            Progress::Preemptible | Progress::Spinning if self.rival(now) => {
+            Progress::Preemptible | Progress::Restarted | Progress::Spinning if self.rival(now) => {
                 self.requeue(now, index);
             }
-            Progress::Preemptible | Progress::Spinning => {
+            Progress::Preemptible | Progress::Restarted | Progress::Spinning => {
                 if self.slice_over(now) {
                     self.slice_began = now;
                     self.ready.renew();
@@ -311,8 +325,7 @@ impl<J> Scheduler<J> {
     /// The job that has the engine, unless it was handed out: what a reset of the engine hits.
     pub fn active_mut(&mut self) -> Option<&mut J> {
         let job = self.jobs.get_mut(self.current?)?;
-        job.unyielded_ns = 0;
-        job.pressed_ns = 0;
+        job.begin_anew();
         job.payload.as_mut()
     }
 
@@ -506,6 +519,7 @@ impl<J> Scheduler<J> {
         let Some(job) = self.jobs.get_mut(index) else { return };
         job.active_ns += ran_ns;
         match progress {
+            Progress::Restarted => job.begin_anew(),
             Progress::Preemptible | Progress::Spinning | Progress::Waiting | Progress::Held => {
                 job.unyielded_ns = 0;
                 job.pressed_ns = 0;
@@ -517,7 +531,11 @@ impl<J> Scheduler<J> {
         }
         match progress {
             Progress::Waiting | Progress::Stalled | Progress::Spinning | Progress::Held => {}
-            Progress::Preemptible | Progress::Running | Progress::Ended | Progress::Faulted => {
+            Progress::Preemptible
+            | Progress::Restarted
+            | Progress::Running
+            | Progress::Ended
+            | Progress::Faulted => {
                 job.poll_interval = POLL_MIN_NS;
             }
         }

@@ -96,7 +96,9 @@ impl Sim {
     }
 }
 
-use Progress::{Ended as End, Faulted, Held, Preemptible, Running, Spinning, Stalled, Waiting};
+use Progress::{
+    Ended as End, Faulted, Held, Preemptible, Restarted, Running, Spinning, Stalled, Waiting,
+};
 
 #[test]
 fn jobs_run_by_priority_then_in_order() {
@@ -250,6 +252,23 @@ fn a_job_that_yields_times_out_by_its_own_time() {
     let limit = Limits::default().request_ns;
     assert_eq!(sim.over, [(1, Ended::TimedOut(limit)), (2, Ended::TimedOut(limit))]);
     assert!(sim.now >= 2 * limit, "what the other ran does not count");
+}
+
+/// What a reset threw away does not count against who was hit.
+#[test]
+fn the_time_of_a_restarted_job_begins_anew() {
+    let mut sim = Sim::new();
+    let limit = Limits::default();
+    let most = limit.request_ns - MS;
+    let turns = [(most, Preemptible), (MS / 2, Restarted), (most, Preemptible), (MS, End)];
+    sim.submit(Script::new(1, &turns), 0);
+    sim.run();
+    assert_eq!(sim.over, [(1, Ended::Itself)]);
+    let hold = limit.heartbeat_ns + limit.preempt_ns - MS;
+    let turns = [(hold, Running), (MS / 2, Restarted), (hold, Running), (MS / 2, End)];
+    sim.submit(Script::new(2, &turns), 0);
+    sim.run();
+    assert_eq!(sim.over[1..], [(2, Ended::Itself)]);
 }
 
 #[test]

@@ -23,6 +23,9 @@ macro_rules! mirror {
     )*};
 }
 
+mod hangs;
+use hangs::*;
+
 mirror! {
     struct FdSlot;
     struct SessionId(u64);
@@ -56,50 +59,6 @@ mirror! {
         container: String,
         app_id: String,
     }
-    struct HangEvent {
-        hang: u64,
-        context: ContextId,
-        engine: EngineId,
-        cause: HangCause,
-        batch: u64,
-        address: u64,
-        command: String,
-        what: String,
-        dumped: bool,
-        lost: u32,
-    }
-    enum HangCause { Fault, Hung, TimedOut, Device }
-    struct HangQuery { before: u64 }
-    struct HangPage { hangs: Vec<HangRecord>, more: bool }
-    struct HangRecord {
-        session: SessionId,
-        client_name: String,
-        pid: u32,
-        uid: u32,
-        age_ns: u64,
-        dump_bytes: u64,
-        event: HangEvent,
-    }
-    struct HangOf { hang: u64 }
-    struct HangDump { record: HangRecord, dump: Option<Dump> }
-    struct Dump {
-        registers: Vec<Register>,
-        commands: Vec<DumpCommand>,
-        listing: Vec<DumpCommand>,
-        regions: Vec<DumpRegion>,
-    }
-    struct Register { name: String, value: u64 }
-    struct DumpCommand {
-        address: u64,
-        dwords: Vec<u32>,
-        name: String,
-        fields: Vec<Register>,
-        failed: bool,
-    }
-    struct DumpRegion { kind: DumpRegionKind, address: u64, size: u64, offset: u64, kept: u64 }
-    enum DumpRegionKind { Batch, Commands, Object }
-    struct HangRead { hang: u64, region: u32, offset: u64 }
-    struct HangBytes { bytes: Vec<u8> }
     struct ContextCreate { flags: u32, extensions: Vec<create::Extension> }
     enum CreateExtension {
         Unknown,

@@ -38,6 +38,9 @@ pub struct JobKey {
 pub enum Progress {
     /// It goes on, and may be set aside here.
     Preemptible,
+    /// It starts again, because of a reset that was not its fault: may be set aside, and what it ran
+    /// before does not count against it.
+    Restarted,
     /// It goes on, and must not be set aside here.
     Running,
     /// It waits for memory to change, and may be set aside meanwhile.

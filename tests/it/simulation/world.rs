@@ -360,7 +360,7 @@ impl<Memory> World<Memory> {
                 // A turn in which it ends is over before the reset.
                 Some((_, Progress::Ended | Progress::Faulted, _)) => None,
                 Some((turn, progress, _)) => {
-                    *progress = Progress::Preemptible;
+                    *progress = Progress::Restarted;
                     Some(turn.payload)
                 }
                 None => engine.scheduler.active_mut().map(|request| *request),
