@@ -13,8 +13,8 @@ use super::random::Random;
 /// Time limits, shorter than the kernel's so that an endless batch takes fewer turns.
 pub(super) const LIMITS: Limits = Limits {
     timeslice_ns: 20 * MS,
-    heartbeat_ns: 600 * MS,
-    preempt_ns: 400 * MS,
+    heartbeat_ns: 400 * MS,
+    preempt_ns: 600 * MS,
     request_ns: 4_000 * MS,
 };
 pub(super) const MS: u64 = 1_000_000;
