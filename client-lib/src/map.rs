@@ -22,9 +22,10 @@ use crate::error::Error;
 /// Cloning is cheap and gives the same memory. It stays mapped until the last clone is dropped,
 /// also when the buffer was closed before.
 ///
-/// Bulk copies ([`Self::read_at`], [`Self::write_at`]) are not atomic as a whole: what the GPU
-/// writes meanwhile may be seen in part. Single words ([`Self::load_u32`] and its like) are atomic,
-/// acquire and release, which is what waiting for a value that a batch stores needs.
+/// Bulk copies ([`SharedBytes::read_at`], [`SharedBytes::write_at`]) are not atomic as a whole: what
+/// the GPU writes meanwhile may be seen in part. Single words ([`SharedBytes::load_u32`] and its
+/// like) are atomic, acquire and release, which is what waiting for a value that a batch stores
+/// needs.
 #[derive(Clone)]
 pub struct Mapping {
     region: Arc<Region>,

@@ -40,6 +40,29 @@ fn a_killed_client_leaves_nothing_running() {
     });
 }
 
+/// Clients that are killed while the GPU writes memory of theirs, which goes with them, unannounced:
+/// the work goes on harming nobody until it is ended, and then the pages are nobody's.
+#[test]
+fn a_killed_client_takes_its_own_memory_along() {
+    on_daemon(|daemon| {
+        let witness = Witness::start(daemon.socket());
+        for _ in 0..3 {
+            let mut clients = [
+                Spinner::start(daemon, RENDER, &["revoked", "own", "behind=4"]),
+                Spinner::start(daemon, VIDEO, &["stubborn", "own"]),
+            ];
+            for client in &mut clients {
+                client.goes_on();
+            }
+            clients.iter_mut().for_each(Spinner::kill);
+            witness.goes_on();
+            let is_idle = || daemon.status().engines.iter().all(|engine| engine.queued == 0);
+            eventually("the engines are idle", || is_idle().then_some(()));
+        }
+        witness.finish();
+    });
+}
+
 /// A session with work that waits for its gate to be opened, on memory of somebody who stays.
 struct Waiting {
     gate: Buffer,

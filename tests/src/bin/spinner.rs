@@ -1,10 +1,11 @@
 //! A client process with one endless batch, for tests that need a client to share an engine with,
 //! to blame or to kill.
 //!
-//! `spinner SOCKET CLASS:INSTANCE [priority=N] [stubborn] [idle] [revoked] [behind=N]` submits a
-//! batch that counts its rounds for ever, and says "submitted". With `stubborn` nothing in it lets
+//! `spinner SOCKET CLASS:INSTANCE [priority=N] [stubborn] [idle] [revoked] [own] [behind=N]` submits
+//! a batch that counts its rounds for ever, and says "submitted". With `stubborn` nothing in it lets
 //! another batch have the engine; with `idle` it does not count, and so changes nothing; with
-//! `revoked` its context is not persistent; with `behind` so many more of it are queued behind it.
+//! `revoked` its context is not persistent; with `own` it counts in memory of this process; with
+//! `behind` so many more of it are queued behind it.
 //! Then it does what it reads from its standard input, line by line:
 //!
 //! * `rounds` answers how many rounds were made;
@@ -23,9 +24,11 @@ use gpu_broker_protocol::message::{
 use gpu_broker_protocol::param::{
     ContextParam, CreateExtension, EngineId, EngineMap, Extension, create_flag, number,
 };
+use gpu_broker_protocol::userptr::UserptrCreate;
 use gpu_broker_protocol::{ContextId, Reply, Request};
 use gpu_broker_tests::{Batch, Raw, RawBuffer};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, SealFlags};
 
 const BATCH: u64 = 0x10_0000;
 const COUNTER: u64 = 0x20_0000;
@@ -37,6 +40,7 @@ struct Wish {
     stubborn: bool,
     idle: bool,
     persistent: bool,
+    own: bool,
     behind: u32,
 }
 
@@ -78,13 +82,21 @@ impl Wish {
         let (class, instance) = engine.split_once(':').expect("CLASS:INSTANCE");
         let number = |text: &str| text.parse().expect("a number");
         let engine = EngineId { class: number(class), instance: number(instance) };
-        let mut wish =
-            Self { engine, priority: 0, stubborn: false, idle: false, persistent: true, behind: 0 };
+        let mut wish = Self {
+            engine,
+            priority: 0,
+            stubborn: false,
+            idle: false,
+            persistent: true,
+            own: false,
+            behind: 0,
+        };
         for argument in arguments {
             match argument.split_once('=') {
                 None if argument == "stubborn" => wish.stubborn = true,
                 None if argument == "idle" => wish.idle = true,
                 None if argument == "revoked" => wish.persistent = false,
+                None if argument == "own" => wish.own = true,
                 Some(("priority", value)) => wish.priority = value.parse().expect("a number"),
                 Some(("behind", value)) => wish.behind = value.parse().expect("a number"),
                 Some(_) | None => panic!("no such argument: {argument}"),
@@ -115,7 +127,8 @@ impl Spinner {
         else {
             panic!("CONTEXT_CREATE was answered as something else")
         };
-        let (batch, counter) = (client.create_buffer(4096), client.create_buffer(4096));
+        let batch = client.create_buffer(4096);
+        let counter = if wish.own { own_memory(&mut client) } else { client.create_buffer(4096) };
         let head = if wish.stubborn { Batch::new().noops(2) } else { yielding() };
         let round = if wish.idle { head } else { head.increment(COUNTER) };
         batch.write(0, &round.jump(BATCH).bytes());
@@ -165,6 +178,19 @@ impl Spinner {
         };
         stats
     }
+}
+
+/// A page of this process, as a buffer.
+fn own_memory(client: &mut Raw) -> RawBuffer {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = rustix::fs::memfd_create("spinner", flags).expect("memory is left");
+    rustix::fs::ftruncate(&memory, 4096).expect("a memfd");
+    rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK).expect("not sealed yet");
+    let create = UserptrCreate { memfd: memory.as_fd(), offset: 0, length: 4096, flags: 0 };
+    let Reply::UserptrCreate(made) = client.call(Request::UserptrCreate(create)).reply() else {
+        panic!("USERPTR_CREATE was answered as something else")
+    };
+    RawBuffer { id: made.buffer, size: 4096, memory, offset: 0 }
 }
 
 /// The beginning of a round in which another batch may have the engine.
