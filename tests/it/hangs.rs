@@ -1,17 +1,20 @@
 //! Who hung the GPU: events to the owner, dumps for the owner and the administrator, and clients
 //! that do not listen. Each against a daemon in a process of its own.
 
+use std::process::Command;
 use std::time::Duration;
 
 use gpu_broker_client::gen9::Batch;
 use gpu_broker_client::protocol::hang::{DumpRegionKind, HangCause};
 use gpu_broker_client::protocol::limits::{HANG_DUMPS_PER_SESSION_MAX, HANGS_PER_SESSION_MAX};
 use gpu_broker_client::{Buffer, Connection, Context, Fence, FenceState};
-use gpu_broker_protocol::Request;
 use gpu_broker_protocol::execbuf::{ExecbufHead, flag};
 use gpu_broker_protocol::param::{ContextParam, EngineId, class, number};
 use gpu_broker_protocol::version::feature;
-use gpu_broker_tests::{Builder, Daemon, Message, PATIENCE, Raw, Witness, eventually, raw};
+use gpu_broker_protocol::{Opcode, Request};
+use gpu_broker_tests::{
+    Builder, Daemon, Message, PATIENCE, Raw, Witness, binaries, eventually, raw,
+};
 
 const RENDER: EngineId = EngineId { class: class::RENDER, instance: 0 };
 const VIDEO: EngineId = EngineId { class: class::VIDEO, instance: 0 };
@@ -53,6 +56,15 @@ fn bad(broker: &Connection) -> Buffer {
     program(broker, Batch::new().noop().raw(&[NO_COMMAND, 0]).end())
 }
 
+/// What `gpu-broker` prints.
+fn tool(daemon: &Daemon, arguments: &[&str]) -> String {
+    let mut command = Command::new(binaries::cli());
+    let output = command.arg("--socket").arg(daemon.socket()).args(arguments).output();
+    let output = output.expect("it was just built");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn the_owner_of_an_endless_batch_is_told_and_finds_it_in_the_dump() {
     let mut daemon = impatient().start();
@@ -91,6 +103,14 @@ fn the_owner_of_an_endless_batch_is_told_and_finds_it_in_the_dump() {
     let page = other.hangs(u64::MAX).expect("the daemon answers");
     assert_eq!(page.hangs[0].client_name, "culprit");
     assert!(other.hang(event.hang).is_ok_and(|shown| shown.dump.is_some()));
+    let told = tool(&daemon, &["hang", "list"]);
+    assert!(told.contains("\"culprit\"") && told.contains("vcs0"), "{told}");
+    let told = tool(&daemon, &["hang", "show"]);
+    let marked = told.lines().find(|line| line.starts_with("=>")).expect("one is marked");
+    assert!(marked.contains(&event.command), "{told}");
+    let json = tool(&daemon, &["hang", "show", "--json", &event.hang.to_string()]);
+    assert!(json.contains(&event.command), "{json}");
+    assert!(tool(&daemon, &["status"]).contains("last hangs"), "who hung the GPU");
     let log = daemon.log();
     assert!(log.contains("a batch died on engine 2:0") && log.contains("\"culprit\""), "{log}");
     daemon.assert_unharmed();
@@ -101,10 +121,24 @@ fn no_error_capture_leaves_no_dump_and_flagged_objects_are_in_others() {
     let daemon = Daemon::start();
     let broker = connect(&daemon, "captured");
     let context = broker.context().create().expect("there is room");
-    submit(&context, &bad(&broker));
+    let flagged = program(&broker, Batch::new().raw(&[0x600d_cafe]));
+    let (batch, other) = (bad(&broker), broker.create_buffer(4096).expect("there is room"));
+    let work = context.execbuf().object_at(&other, TARGET + 4096);
+    let mut work = work.object_at(&flagged, TARGET).capture().batch_at(&batch, BATCH);
+    work.submit().expect("it is legal");
     let first = broker.next_hang(Some(PATIENCE)).expect("connected").expect("an event");
     assert_eq!(first.cause, HangCause::Fault);
     assert_eq!(first.address, BATCH + 4);
+    let dump = broker.hang(first.hang).expect("it is ours").dump.expect("it was captured");
+    let regions: Vec<_> = (0..).zip(&dump.regions).collect();
+    let found: Vec<_> = regions
+        .iter()
+        .filter(|(_, region)| region.kind == DumpRegionKind::Object)
+        .map(|(index, region)| (*index, region.address))
+        .collect();
+    let [(index, TARGET)] = found[..] else { panic!("one object is flagged: {:?}", dump.regions) };
+    let bytes = broker.hang_bytes(first.hang, index, 0).expect("it is kept");
+    assert_eq!(bytes[..4], 0x600d_cafe_u32.to_le_bytes());
     let quiet = ContextParam::scalar(number::NO_ERROR_CAPTURE, 1);
     context.set_param(quiet).expect("anybody may");
     submit(&context, &bad(&broker));
@@ -166,6 +200,48 @@ fn a_client_that_never_reads_stalls_nobody() {
     drop(silent.call(Request::DeviceQuery).reply());
     witness.goes_on();
     witness.finish();
+    daemon.assert_unharmed();
+}
+
+/// A client with a full socket, twenty of whose batches hang: the events wait for it, as many as
+/// there is room for, and it is told how many others there were.
+#[test]
+fn events_for_a_full_socket_wait_and_are_counted() {
+    const BATCHES: u32 = 20;
+    let mut daemon = impatient().start();
+    let before = daemon.footprint();
+    let witness = Witness::start(daemon.socket());
+    let mut deaf = Raw::connect(daemon.socket()).expect("the daemon serves");
+    let mut hello = raw::hello("deaf");
+    hello.features |= feature::HANG_EVENTS;
+    drop(deaf.call(Request::Hello(hello)).reply());
+    let batch = deaf.create_buffer(4096);
+    batch.write(0, &gpu_broker_tests::Batch::new().noops(2).jump(BATCH).bytes());
+    for number in 0..BATCHES {
+        // One of the four rings of the legacy map.
+        let flags = flag::NO_RELOC | u64::from(1 + number % 4);
+        let context = deaf.create_context().0;
+        let head = ExecbufHead { context, flags, ..ExecbufHead::default() };
+        drop(deaf.execbuf(&head, &[batch.pinned(BATCH)], &[]).executed());
+    }
+    // Questions whose answers are not read, until no more go in.
+    let question = Opcode::GetAperture as u16;
+    let packet = [&question.to_le_bytes()[..], &[0; 6]].concat();
+    let full = (0..100_000).find_map(|_| deaf.send_now(&packet, &[]).err());
+    assert_eq!(full.map(|error| error.kind()), Some(std::io::ErrorKind::WouldBlock));
+    let faults = || daemon.status().engines.iter().map(|engine| engine.faults).sum::<u64>();
+    eventually("all have hung", || (faults() == u64::from(BATCHES)).then_some(()));
+    witness.goes_on();
+    witness.finish();
+    let mut told = 0;
+    while told < BATCHES {
+        if let Message::Hang(event) = deaf.receive() {
+            told += 1 + event.lost;
+        }
+    }
+    assert_eq!(told, BATCHES, "events and those said to be lost");
+    drop((deaf, batch));
+    daemon.settles_to(&before);
     daemon.assert_unharmed();
 }
 
