@@ -25,11 +25,11 @@ pub struct Fence {
 impl Fence {
     /// The state now, without a round trip.
     ///
-    /// The fence of a software device carries its error. A `sync_file` of a real device tells here
-    /// only that it has signalled; whether the work was lost, [`Self::status_from`] knows.
+    /// The fence of a software device carries its error, a `sync_file` of a real device is asked.
+    /// Of any other fd that can be polled it is only known whether it is readable.
     ///
     /// # Errors
-    /// [`Error::Io`] when the fd is neither.
+    /// [`Error::Io`] when the fd cannot be polled.
     pub fn status(&self) -> Result<FenceState, Error> {
         let failed = |errno| Error::io("looking at a fence", errno);
         let mut word = [0; 8];
@@ -40,6 +40,13 @@ impl Fence {
             Err(Errno::AGAIN) => Ok(FenceState::Pending),
             Err(Errno::CONNRESET) => Ok(FenceState::Failed(EIO)),
             Err(Errno::NOTSOCK) => {
+                if let Ok(status) = crate::sync_file::status(&self.fd) {
+                    return Ok(match status {
+                        0 => FenceState::Pending,
+                        1.. => FenceState::Signalled,
+                        ..0 => FenceState::Failed(-status),
+                    });
+                }
                 let readable = self.poll(Some(Duration::ZERO)).map_err(failed)?;
                 Ok(if readable { FenceState::Signalled } else { FenceState::Pending })
             }
@@ -200,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_looked_at_by_polling() {
+    fn what_is_neither_socket_nor_sync_file_is_looked_at_by_polling() {
         let (reader, writer) = rustix::pipe::pipe().expect("pipe");
         let fence = Fence::from(reader);
         assert_eq!(fence.status().expect("poll"), FenceState::Pending);

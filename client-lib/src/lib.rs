@@ -62,6 +62,7 @@ mod proto;
 mod scratch;
 mod shares;
 mod socket;
+mod sync_file;
 mod syncobj;
 mod together;
 mod usermem;

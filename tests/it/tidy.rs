@@ -37,6 +37,7 @@ fn is_unsafe_room(path: &str) -> bool {
     let device_sys = path.starts_with("daemon/device/src/") && path.ends_with("/sys.rs");
     device_sys
         || path == "client-lib/src/map.rs"
+        || path == "client-lib/src/sync_file.rs"
         || path.starts_with("client-lib/src/usermem/")
         || path.starts_with("client-lib/capi/")
         || path.starts_with("client-lib/preload/")

@@ -1,0 +1,81 @@
+#!/bin/sh
+# In the guest: gpu-brokerd owns the real driver's render node, as a user with nothing but the group
+# render, and clients that are other users work through it.
+#
+#   broker.sh DIRECTORY-OF-GPU-BROKER DIRECTORY-OF-C-PROGRAMS
+set -eu
+binaries=$1
+programs=$2
+node=/dev/dri/renderD128
+run=/run/vm/broker
+socket=$run/broker.sock
+export GPU_BROKER_SOCKET=$socket
+
+fail() {
+    echo "FAILED: $*"
+    echo "--- the daemon's log"
+    tail -n 20 "$run/log" 2>/dev/null || true
+    exit 1
+}
+
+# as UID GROUPS COMMAND…: no capabilities, nothing to gain any.
+as() {
+    user=$1 groups=$2
+    shift 2
+    setpriv --reuid="$user" --regid="$user" --groups="$groups" --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+}
+
+# The guest shows its files as the host has them; sockets of other users are reached by mode alone.
+mkdir -p "$run"
+chmod 0755 /run /run/vm "$run"
+chown 4000:4000 "$run"
+printf 'socket_mode = "0666"\n' >"$run/config"
+
+as 4000 "$(stat -c %g "$node")" strace -f -qq -e trace=ioctl -o "$run/ioctls" \
+    "$binaries/gpu-brokerd" --socket "$socket" --config "$run/config" --device "$node" 2>"$run/log" &
+left=60
+while ! as 4001 4001 "$binaries/gpu-broker" status --json >"$run/status" 2>/dev/null; do
+    left=$((left - 1))
+    [ $left -gt 0 ] || fail "the daemon does not serve"
+    sleep 1
+done
+grep -q '"driver": *"i915"' "$run/status" || fail "status says $(cat "$run/status")"
+[ "$(as 4001 4001 head -c 1 "$node" 2>&1 | grep -c 'Permission denied')" = 1 ] || fail "a client may open $node"
+echo "ok gpu-brokerd serves the real driver as an unprivileged user"
+
+# Every session has a default context, which is live from the start.
+created() { grep -c 'I915_GEM_CONTEXT_CREATE' "$run/ioctls" || true; }
+# creates N PROGRAM ARGS…: a client that makes the driver make so many contexts.
+creates() {
+    expected=$1
+    shift
+    before=$(created)
+    as 4001 4001 "$@" >"$run/output" 2>&1 || fail "$1: $(cat "$run/output")"
+    made=$(($(created) - before))
+    [ "$made" = "$expected" ] || fail "$1 made the driver make $made contexts, not $expected"
+}
+creates 1 "$programs/protos"
+echo "ok proto-contexts that are destroyed unused never reach the driver"
+creates 2 "$programs/fill"
+grep -q 'stored 0x600dcafe' "$run/output" || fail "fill.c: $(cat "$run/output")"
+echo "ok the C example draws, with one CONTEXT_CREATE_EXT for its context"
+as 4001 4001 "$programs/own_memory" >"$run/output" 2>&1 || fail "own_memory.c: $(cat "$run/output")"
+echo "ok the GPU works on a client's own memory"
+
+# Who hangs the GPU is told, and others go on.
+as 4001 4001 "$programs/hang" >"$run/output" 2>&1 || fail "hang.c: $(cat "$run/output")"
+as 4001 4001 "$programs/fill" >"$run/output" 2>&1 || fail "fill.c after a hang: $(cat "$run/output")"
+as 4001 4001 "$binaries/gpu-broker" hang list >"$run/hangs"
+grep -q '"hanger"' "$run/hangs" || fail "hang list says $(cat "$run/hangs")"
+echo "ok a hang is its client's alone: EIO, guilty once, named in hang list"
+
+# The GPU goes away.
+echo 1 >/sys/bus/pci/devices/0000:00:02.0/remove
+left=60
+while as 4001 4001 "$programs/fill" >"$run/output" 2>&1; do
+    left=$((left - 1))
+    [ $left -gt 0 ] || fail "work goes on without a GPU"
+    sleep 1
+done
+kill -0 $! 2>/dev/null || fail "the daemon ended with its GPU"
+echo "ok the daemon survives its GPU, and its clients are told: $(tail -n 1 "$run/output")"
