@@ -1,7 +1,7 @@
 //! The C library, from C.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use gpu_broker_tests::{Daemon, binaries};
 
@@ -36,30 +36,36 @@ fn soname(program: &Path) -> String {
     String::from_utf8(bytes[at..at + end].to_vec()).expect("ASCII")
 }
 
-#[test]
-fn the_example_compiles_and_fills() {
+/// Runs a compiled example against a socket.
+fn run(program: &Path, socket: &Path) -> Output {
+    let directory = program.parent().expect("it lies in a directory");
+    Command::new(program)
+        .arg(socket)
+        .env("LD_LIBRARY_PATH", directory)
+        .output()
+        .expect("it was just built")
+}
+
+/// What an example says to a daemon of its own, which it leaves as it was.
+fn said_by(directory: &Path, example: &str) -> String {
     let mut daemon = Daemon::start();
     let before = daemon.footprint();
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let program = compile(directory.path(), "fill");
-    let output = Command::new(&program)
-        .arg(daemon.socket())
-        .env("LD_LIBRARY_PATH", directory.path())
-        .output()
-        .expect("it was just built");
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}{complained}");
-    assert!(said.contains("stored 0x600dcafe"), "{said}");
+    let output = run(&compile(directory, example), daemon.socket());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     daemon.settles_to(&before);
     daemon.assert_unharmed();
+    said
+}
+
+#[test]
+fn the_example_compiles_and_fills() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let said = said_by(directory.path(), "fill");
+    assert!(said.contains("stored 0x600dcafe"), "{said}");
 
     // Without a daemon it says what is wrong, and fails.
-    let output = Command::new(&program)
-        .arg(directory.path().join("nothing.sock"))
-        .env("LD_LIBRARY_PATH", directory.path())
-        .output()
-        .expect("it was just built");
+    let output = run(&directory.path().join("fill"), &directory.path().join("nothing.sock"));
     assert!(!output.status.success());
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(complained.contains("nothing.sock"), "{complained}");
@@ -67,36 +73,14 @@ fn the_example_compiles_and_fills() {
 
 #[test]
 fn memory_of_malloc_is_changed_where_it_is() {
-    let mut daemon = Daemon::start();
-    let before = daemon.footprint();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = Command::new(compile(directory.path(), "own_memory"))
-        .arg(daemon.socket())
-        .env("LD_LIBRARY_PATH", directory.path())
-        .output()
-        .expect("it was just built");
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}{complained}");
+    let said = said_by(directory.path(), "own_memory");
     assert_eq!(said, "inverted 65536 pixels where malloc put them\n");
-    daemon.settles_to(&before);
-    daemon.assert_unharmed();
 }
 
 #[test]
 fn two_sessions_share_a_buffer_and_a_timeline() {
-    let mut daemon = Daemon::start();
-    let before = daemon.footprint();
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = Command::new(compile(directory.path(), "share"))
-        .arg(daemon.socket())
-        .env("LD_LIBRARY_PATH", directory.path())
-        .output()
-        .expect("it was just built");
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}{complained}");
+    let said = said_by(directory.path(), "share");
     assert_eq!(said, "read 0x600dcafe through point 2\n");
-    daemon.settles_to(&before);
-    daemon.assert_unharmed();
 }
