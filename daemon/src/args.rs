@@ -27,6 +27,15 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", env = "GPU_BROKER_LOG")]
     pub log_level: Option<String>,
 
+    /// Whether the daemon confines itself: on, off, or kill (it ends at the first system call that is
+    /// not on its list) [default: on]
+    #[arg(long, value_name = "MODE", env = "GPU_BROKER_SANDBOX")]
+    pub sandbox: Option<String>,
+
+    /// The same as --sandbox off, for debugging
+    #[arg(long, conflicts_with = "sandbox")]
+    pub no_sandbox: bool,
+
     /// Read the configuration, say whether it is good, and exit
     #[arg(long)]
     pub check_config: bool,

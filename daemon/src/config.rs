@@ -10,6 +10,7 @@ use gpu_broker_protocol::limits;
 use serde::Deserialize;
 
 use crate::args::Args;
+use crate::confine::Sandbox;
 use crate::device::DeviceChoice;
 use crate::engine_config::EngineConfig;
 use crate::policy::file::{ClassFile, NAME_RULE, Wrong, is_name};
@@ -32,6 +33,8 @@ pub struct Config {
     pub socket_mode: u32,
     /// Which GPU.
     pub device: DeviceChoice,
+    /// Whether the daemon confines itself.
+    pub sandbox: Sandbox,
     /// Level or filter of the log.
     pub log_level: String,
     /// Limits of the daemon as a whole.
@@ -57,6 +60,7 @@ impl Default for Config {
             socket: None,
             socket_mode: DEFAULT_SOCKET_MODE,
             device: DeviceChoice::Auto,
+            sandbox: Sandbox::On,
             log_level: DEFAULT_LOG_LEVEL.to_owned(),
             daemon: file.daemon,
             session: file.session,
@@ -79,6 +83,7 @@ struct File {
     socket: Option<PathBuf>,
     socket_mode: Option<String>,
     device: Option<String>,
+    sandbox: Option<String>,
     log_level: Option<String>,
     daemon: DaemonLimits,
     session: SessionConfig,
@@ -293,6 +298,8 @@ impl Config {
             return Err(value(&format!("engines.{key}"), &must, &is));
         }
         let device = args.device.as_deref().or(file.device.as_deref()).unwrap_or("auto");
+        let sandbox = args.sandbox.as_deref().or(file.sandbox.as_deref()).unwrap_or("on");
+        let sandbox = if args.no_sandbox { "off" } else { sandbox };
         let log_level = args.log_level.as_deref().or(file.log_level.as_deref());
         Ok(Self {
             socket: args.socket.clone().or(file.socket),
@@ -300,6 +307,9 @@ impl Config {
             device: device
                 .parse()
                 .map_err(|()| value("device", "be auto, soft or a path below /dev/dri", &device))?,
+            sandbox: sandbox
+                .parse()
+                .map_err(|()| value("sandbox", "be on, off or kill", &sandbox))?,
             log_level: log_level.unwrap_or(DEFAULT_LOG_LEVEL).to_owned(),
             daemon: file.daemon,
             session: file.session,

@@ -5,13 +5,11 @@ use std::str::FromStr;
 
 use gpu_broker_core::{Capabilities, KernelAnswers, SseuTopology};
 use gpu_broker_device::i915::{I915Device, nodes};
-use gpu_broker_device::soft::SoftDevice;
 use gpu_broker_device::{Description, EngineDescription, KernelFacts, TopologyFacts};
 use gpu_broker_protocol::message::EngineInfo;
 use gpu_broker_protocol::object::{MemoryRegion, Topology};
 use gpu_broker_protocol::param::EngineId;
 
-use crate::engine_config::EngineConfig;
 use crate::policy::Policy;
 
 /// What the administrator asked for.
@@ -49,26 +47,17 @@ pub(crate) struct Unusable {
     source: std::io::Error,
 }
 
-/// The device that was settled on.
-pub(crate) enum Chosen {
-    Soft(SoftDevice),
-    I915(I915Device),
-}
-
 impl DeviceChoice {
-    /// Opens the device.
-    pub(crate) fn open(
-        &self,
-        engines: &EngineConfig,
-    ) -> Result<Chosen, Box<dyn std::error::Error>> {
+    /// Opens the GPU; `None` is the software GPU.
+    pub(crate) fn open(&self) -> Result<Option<I915Device>, Unusable> {
         match self {
-            Self::Soft => Ok(Chosen::Soft(SoftDevice::start(engines.for_soft())?)),
-            Self::Node(path) => Ok(Chosen::I915(open_node(path)?)),
-            Self::Auto => Self::first_that_opens(engines),
+            Self::Soft => Ok(None),
+            Self::Node(path) => open_node(path).map(Some),
+            Self::Auto => Ok(Self::first_that_opens()),
         }
     }
 
-    fn first_that_opens(engines: &EngineConfig) -> Result<Chosen, Box<dyn std::error::Error>> {
+    fn first_that_opens() -> Option<I915Device> {
         let found = nodes();
         let mut others = found.iter();
         while let Some(node) = others.next() {
@@ -82,13 +71,13 @@ impl DeviceChoice {
                             "device auto: not using {path} ({slot}); device = {path} does"
                         );
                     }
-                    return Ok(Chosen::I915(device));
+                    return Some(device);
                 }
                 Err(error) => tracing::warn!("device auto: {error}"),
             }
         }
         tracing::info!("device auto: no GPU that i915 drives can be used; using the software GPU");
-        Self::Soft.open(engines)
+        None
     }
 }
 
@@ -232,7 +221,7 @@ mod tests {
     #[test]
     fn a_render_node_that_is_not_there_is_refused_with_a_sentence() {
         let choice: DeviceChoice = "/dev/dri/renderD999".parse().expect("a path");
-        let Err(error) = choice.open(&EngineConfig::default()) else { panic!("it is not there") };
+        let Err(error) = choice.open() else { panic!("it is not there") };
         let sentence = error.to_string();
         assert!(sentence.contains("/dev/dri/renderD999") && sentence.contains("--device soft"));
         assert!("renderD128".parse::<DeviceChoice>().is_err());

@@ -18,6 +18,7 @@ mod audit;
 mod classes;
 mod clock;
 pub mod config;
+pub mod confine;
 mod connection;
 mod deferred;
 mod device;
@@ -54,12 +55,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use gpu_broker_device::Device;
+use gpu_broker_device::soft::SoftDevice;
 
 use args::Args;
 use config::{Config, ListenerConfig};
-use device::Chosen;
+use confine::{Confinement, Role};
 pub use device::DeviceChoice;
 use listeners::{ADMIN, MAIN};
+use metrics::Bound;
 use server::Server;
 use socket::{Listener, SocketError};
 
@@ -106,9 +109,36 @@ const SPARE_THREADS: usize = 16;
 fn run(config: Config, args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     process::drop_privileges();
     process::raise_fd_limit();
-    match config.device.open(&config.engines)? {
-        Chosen::Soft(device) => serve(config, args, device),
-        Chosen::I915(device) => serve(config, args, device),
+    let doors = Doors::open(&config)?;
+    let mut confinement = Confinement::begin(&config, args, doors.directories());
+    match config.device.open()? {
+        Some(device) => serve(config, args, device, doors, (confinement, Role::I915)),
+        None => {
+            confinement.narrow(&config, args, doors.directories());
+            let device = SoftDevice::start(config.engines.for_soft())?;
+            serve(config, args, device, doors, (confinement, Role::Soft))
+        }
+    }
+}
+
+/// Every socket that others come in by.
+pub(crate) struct Doors {
+    listeners: Vec<Listener>,
+    metrics: Option<Bound>,
+}
+
+impl Doors {
+    fn open(config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
+        let listeners = listen(config)?;
+        let metrics = config.metrics.as_ref().map(Bound::open).transpose();
+        let metrics = metrics.map_err(|error| format!("metrics: {error}"))?;
+        Ok(Self { listeners, metrics })
+    }
+
+    /// Where files of theirs will be removed from.
+    fn directories(&self) -> impl Iterator<Item = &std::path::Path> {
+        let metrics = self.metrics.iter().filter_map(Bound::directory);
+        self.listeners.iter().filter_map(Listener::directory).chain(metrics)
     }
 }
 
@@ -116,10 +146,11 @@ fn serve<D: Device>(
     config: Config,
     args: &Args,
     device: D,
+    doors: Doors,
+    (mut confinement, role): (Confinement, Role),
 ) -> Result<(), Box<dyn std::error::Error>> {
     let description = device.description();
     device::warn_of_privileges(&description, &config.policy);
-    let listeners = listen(&config)?;
     // Identities are looked up, which comes in crowds; and of a device whose calls may wait a
     // session has at most one call in the kernel, so that none waits for another's to return.
     let calls = if D::MAY_BLOCK { config.daemon.sessions as usize + SPARE_THREADS } else { 0 };
@@ -129,7 +160,8 @@ fn serve<D: Device>(
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
     let server = Arc::new(Server::new(config, device, device::capabilities(&description)));
-    let result = runtime.block_on(server.run(listeners, args));
+    let confine = || confinement.complete(role);
+    let result = runtime.block_on(server.run(doors, args, confine));
     // A look-up or a call in the kernel that hangs is not waited for.
     runtime.shutdown_background();
     // Dropping the device would wait for batches, which may be endless; the process ends anyway.

@@ -10,6 +10,7 @@ use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
+use crate::Doors;
 use crate::args::Args;
 use crate::audit;
 use crate::classes::{Class, Classes, count};
@@ -22,7 +23,8 @@ use crate::hangs::HangBook;
 use crate::identity::{Credentials, Identity, Registrar, is_operator};
 use crate::limiter::{Limiter, limited, warn_limited};
 use crate::listeners::{Listeners, Origin, Taken};
-use crate::metrics::{self, Door};
+
+use crate::metrics::{self, Bound};
 use crate::packet::Socket;
 use crate::socket::Listener;
 use crate::systemd;
@@ -145,25 +147,25 @@ impl<D: Device> Server<D> {
     }
 
     /// Serves until SIGTERM or SIGINT, then ends every session. SIGHUP reads the configuration
-    /// again, as `args` name it.
+    /// again, as `args` name it. Everything is at hand and nobody has been let in when `confine` is
+    /// called.
     ///
     /// # Errors
     /// Of the system, while starting.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        listeners: Vec<Listener>,
+        doors: Doors,
         args: &Args,
+        confine: impl FnOnce(),
     ) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        for listener in listeners {
+        for listener in doors.listeners {
             let origin = Origin::named(&listener.name);
             self.listen(listener, origin)?;
         }
-        let metrics = self.config().metrics.as_ref().map(Door::open).transpose();
-        let metrics =
-            metrics.map_err(|error| std::io::Error::other(format!("metrics: {error}")))?;
+        let metrics = doors.metrics.map(Bound::into_door).transpose()?;
         let metrics = async {
             match metrics {
                 Some(door) => metrics::serve(Arc::clone(self), door).await,
@@ -171,6 +173,7 @@ impl<D: Device> Server<D> {
             }
         };
         let watching = D::MAY_BLOCK.then(|| tokio::spawn(Arc::clone(self).watch_device()));
+        confine();
         systemd::ready();
         let reload = async {
             while hangup.recv().await.is_some() {

@@ -164,6 +164,11 @@ impl Listener {
         (self.fd, self.file)
     }
 
+    /// Where its file will be removed from, if it has one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.file.as_ref().map(SocketFile::directory)
+    }
+
     /// Where it is, for the log.
     pub(crate) fn place(&self) -> String {
         match &self.file {
@@ -200,6 +205,13 @@ pub(crate) fn bind_at(
     Ok((fd, file))
 }
 
+impl SocketFile {
+    /// Where it is in.
+    pub(crate) fn directory(&self) -> &Path {
+        directory_of(&self.path)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if inode_of(&self.path) == Ok(self.inode) {
@@ -225,11 +237,14 @@ fn inode_of_fd(fd: &OwnedFd) -> Result<(u64, u64), Errno> {
     rustix::fs::fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
+/// The directory that a file is in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or_else(|| Path::new("."))
+}
+
 fn check_directory(path: &Path) -> Result<(), SocketError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let stat = rustix::fs::stat(directory)
         .map_err(|error| os("look at the socket's directory", directory, error))?;
     if Mode::from_raw_mode(stat.st_mode).contains(Mode::WOTH) {

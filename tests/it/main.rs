@@ -4,6 +4,7 @@ mod bench;
 mod capi;
 mod cli;
 mod client;
+mod confinement;
 mod corpus;
 mod daemon;
 mod engines;

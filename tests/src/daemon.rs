@@ -128,6 +128,8 @@ impl Builder {
             command.env_remove(name);
         }
         command.env_remove("RUNTIME_DIRECTORY");
+        // A system call that its list lacks is a failure, in whatever test it happens.
+        command.env("GPU_BROKER_SANDBOX", "kill");
         command
     }
 
@@ -162,7 +164,8 @@ impl Daemon {
                     let ended = self.child.try_wait().expect("our own child can be asked");
                     assert!(
                         ended.is_none() && Instant::now() < deadline,
-                        "gpu-brokerd does not serve: {problem}; exit {ended:?}; log:\n{}",
+                        "gpu-brokerd does not serve: {problem}; exit {ended:?}{}; log:\n{}",
+                        self.forbidden_call(),
                         self.log()
                     );
                     std::thread::sleep(std::time::Duration::from_millis(5));
@@ -260,15 +263,39 @@ impl Daemon {
     pub fn assert_unharmed(&mut self) {
         let ended = self.child.try_wait().expect("our own child can be asked");
         let log = self.log();
-        assert!(ended.is_none(), "gpu-brokerd ended: {ended:?}; log:\n{log}");
+        let forbidden = self.forbidden_call();
+        assert!(ended.is_none(), "gpu-brokerd ended: {ended:?}{forbidden}; log:\n{log}");
         assert!(!log.contains("panicked at"), "gpu-brokerd panicked; log:\n{log}");
         assert!(!log.contains("ERROR"), "gpu-brokerd logged an error of its own:\n{log}");
+    }
+}
+
+impl Daemon {
+    /// In words, if its sandbox ended it: the kernel's log has the number of the call.
+    fn forbidden_call(&mut self) -> String {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = self.child.try_wait().ok().flatten();
+        if status.and_then(|status| status.signal()) != Some(Signal::SYS.as_raw()) {
+            return String::new();
+        }
+        let log = Command::new("dmesg").output().map(|output| output.stdout).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let pid = format!(" pid={} ", self.child.id());
+        let line = log.lines().rfind(|line| line.contains("type=1326") && line.contains(&pid));
+        let line = line.unwrap_or("the kernel's log does not say which; strace -f does");
+        format!(
+            ", because it made a system call that is not in daemon/src/confine/calls.rs: {line}"
+        )
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            let forbidden = self.forbidden_call();
+            if !forbidden.is_empty() {
+                eprintln!("the daemon ended{forbidden}");
+            }
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines.len().saturating_sub(50);

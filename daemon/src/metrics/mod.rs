@@ -7,6 +7,8 @@
 mod text;
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +30,14 @@ const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// How long to leave the listener alone after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where metrics are asked for.
+/// A socket that listens where metrics are asked for.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Unix { fd: OwnedFd, file: SocketFile },
+    Tcp(std::net::TcpListener),
+}
+
+/// The same, with the runtime looking after it.
 #[derive(Debug)]
 pub(crate) enum Door {
     /// The file is removed with it.
@@ -44,25 +53,46 @@ enum Visitor {
     Tcp(TcpStream),
 }
 
-impl Door {
-    /// Must be called inside the runtime.
-    ///
+impl Bound {
     /// # Errors
     /// The socket cannot be made.
     pub(crate) fn open(address: &MetricsAddress) -> Result<Self, Box<dyn std::error::Error>> {
         Ok(match address {
             MetricsAddress::Unix { path, mode } => {
                 let (fd, file) = socket::bind_at(path, *mode, SocketType::STREAM)?;
-                Self::Unix { listener: UnixListener::from_std(fd.into())?, _file: file }
+                Self::Unix { fd, file }
             }
             MetricsAddress::Loopback(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
-                Self::Tcp(TcpListener::from_std(listener)?)
+                Self::Tcp(listener)
             }
         })
     }
 
+    /// Where its file will be removed from, if it has one.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Unix { file, .. } => Some(file.directory()),
+            Self::Tcp(_) => None,
+        }
+    }
+
+    /// Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub(crate) fn into_door(self) -> io::Result<Door> {
+        Ok(match self {
+            Self::Unix { fd, file } => {
+                Door::Unix { listener: UnixListener::from_std(fd.into())?, _file: file }
+            }
+            Self::Tcp(listener) => Door::Tcp(TcpListener::from_std(listener)?),
+        })
+    }
+}
+
+impl Door {
     async fn accept(&self) -> io::Result<Visitor> {
         match self {
             Self::Unix { listener, .. } => listener.accept().await.map(|(it, _)| Visitor::Unix(it)),

@@ -199,6 +199,11 @@ impl ClassRule {
         Self { deny: true, ..Self::named(DENY) }
     }
 
+    /// Whether a peer's application decides whether it is in this class.
+    pub(crate) fn asks_for_app(&self) -> bool {
+        self.conditions.app_id.is_some()
+    }
+
     /// What follows for a peer that is in this class by `rule`.
     pub(crate) fn decision(&self, rule: String, steps: Vec<Step>) -> Decision {
         let denied = self.deny.then(|| format!("{rule} denies"));

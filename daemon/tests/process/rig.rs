@@ -39,6 +39,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
         "GPU_BROKER_CONFIG",
         "GPU_BROKER_DEVICE",
         "GPU_BROKER_LOG",
+        "GPU_BROKER_SANDBOX",
         "RUNTIME_DIRECTORY",
         "XDG_RUNTIME_DIR",
         "LISTEN_FDS",
@@ -47,6 +48,7 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     ] {
         command.env_remove(variable);
     }
+    command.env("GPU_BROKER_SANDBOX", "kill");
     command.args(arguments).stdin(Stdio::null());
     command
 }

@@ -25,6 +25,7 @@ mod describe;
 mod exec;
 mod fds;
 mod fence;
+mod ioctls;
 mod limits;
 mod platform;
 mod poller;
@@ -58,6 +59,7 @@ pub use self::buffer::{Buffer, UserMemory};
 pub use self::card::{Node, nodes};
 pub use self::context::{Context, Vm};
 pub use self::fence::Fence as I915Fence;
+pub use self::ioctls::IOCTLS;
 pub use self::syncobj::Syncobj;
 
 /// RCS_TIMESTAMP, with the flag that asks for all of its bits in one read.
