@@ -10,6 +10,8 @@ node=/dev/dri/renderD128
 run=/run/vm/broker
 socket=$run/broker.sock
 export GPU_BROKER_SOCKET=$socket
+# A system call that the daemon's list lacks ends it.
+export GPU_BROKER_SANDBOX=kill
 
 fail() {
     echo "FAILED: $*"
@@ -42,6 +44,13 @@ done
 grep -q '"driver": *"i915"' "$run/status" || fail "status says $(cat "$run/status")"
 [ "$(as 4001 4001 head -c 1 "$node" 2>&1 | grep -c 'Permission denied')" = 1 ] || fail "a client may open $node"
 echo "ok gpu-brokerd serves the real driver as an unprivileged user"
+
+daemon=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$run/status" | head -n 1)
+for thread in /proc/"$daemon"/task/*/status; do
+    grep -q '^Seccomp:[[:space:]]*2' "$thread" || fail "$thread is not confined"
+done
+! grep 'not confined' "$run/log" || fail "the kernel has what it takes"
+echo "ok gpu-brokerd is confined"
 
 # Every session has a default context, which is live from the start.
 created() { grep -c 'I915_GEM_CONTEXT_CREATE' "$run/ioctls" || true; }
