@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{admin, bench, demo, doctor, generate, hang, launch, policy, run, status};
+use crate::{admin, bench, cdi, demo, doctor, generate, hang, launch, policy, run, status};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Policy(policy::Args),
     Admin(admin::Args),
+    Cdi(cdi::Args),
     /// Write shell completions to standard output
     Completions(generate::CompletionsArgs),
     /// Write the manual pages into a directory

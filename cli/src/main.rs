@@ -11,6 +11,7 @@
 mod admin;
 mod args;
 mod bench;
+mod cdi;
 mod connect;
 mod demo;
 mod doctor;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, socket),
         Command::Policy(args) => policy::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Cdi(args) => cdi::run(args, socket),
         Command::Hang(args) => hang::run(&args, socket),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man_pages(&args),

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 use gpu_broker_tests::{Daemon, binaries};
 
-fn compile(directory: &Path, example: &str) -> std::path::PathBuf {
+/// Builds an example of the C library into a directory.
+pub(crate) fn compile(directory: &Path, example: &str) -> std::path::PathBuf {
     let library = binaries::c_library();
     let capi = binaries::repository().join("client-lib/capi");
     let program = directory.join(example);

@@ -5,6 +5,7 @@ mod capi;
 mod cli;
 mod client;
 mod confinement;
+mod containers;
 mod corpus;
 mod daemon;
 mod engines;

@@ -199,6 +199,12 @@ impl ClassRule {
         Self { deny: true, ..Self::named(DENY) }
     }
 
+    /// Listeners that the class names, those apart that only a glob matches.
+    #[must_use]
+    pub fn listeners(&self) -> &[String] {
+        self.conditions.listener.as_ref().map_or(&[], Patterns::names)
+    }
+
     /// Whether a peer's application decides whether it is in this class.
     pub(crate) fn asks_for_app(&self) -> bool {
         self.conditions.app_id.is_some()

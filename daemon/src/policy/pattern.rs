@@ -4,7 +4,11 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Globs; `*` and `?` stop at a `/`, `**` does not.
 #[derive(Clone, Debug)]
-pub(super) struct Patterns(GlobSet);
+pub(super) struct Patterns {
+    set: GlobSet,
+    /// Those that are names: no glob in them.
+    names: Vec<String>,
+}
 
 impl Patterns {
     /// # Errors
@@ -16,11 +20,19 @@ impl Patterns {
                 GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
             set.add(built.map_err(|error| error.to_string())?);
         }
-        set.build().map(Self).map_err(|error| error.to_string())
+        let plain = |glob: &&String| !glob.contains(['*', '?', '[', '{', '\\']);
+        let names = globs.iter().filter(plain).cloned().collect();
+        let set = set.build().map_err(|error| error.to_string())?;
+        Ok(Self { set, names })
     }
 
     pub(super) fn contain(&self, text: &str) -> bool {
-        self.0.is_match(text)
+        self.set.is_match(text)
+    }
+
+    /// Those that match one name only.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
     }
 }
 
