@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gpu_broker_client::protocol::status::{Confinement, Wall};
 use serde::Serialize;
 
 use crate::args::JsonFlag;
@@ -54,6 +55,14 @@ fn daemon(socket: Option<PathBuf>) -> Finding {
                 "answers, with {} ({:04x}:{:04x}, driver {})",
                 device.name, device.vendor_id, device.device_id, device.driver
             );
+            let told = match connection.confinement() {
+                Ok(Confinement { system_calls, files }) => {
+                    let state = |wall: &Wall| if wall.holds { "confined" } else { "not confined" };
+                    let (calls, files) = (state(&system_calls), state(&files));
+                    format!("{told}; its system calls are {calls}, its files {files}")
+                }
+                Err(_) => told,
+            };
             Finding { what, well: !device.wedged, told }
         }
         Err(failure) => Finding { what, well: false, told: failure.sentence().to_owned() },

@@ -14,7 +14,7 @@ use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
-use gpu_broker_protocol::status::{StatusPage, StatusQuery};
+use gpu_broker_protocol::status::{Confinement, StatusPage, StatusQuery};
 use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
 use gpu_broker_protocol::{
     BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
@@ -186,6 +186,15 @@ impl Connection {
         let query = UsageQuery { session: session.unwrap_or(SessionId(0)) };
         let reply = self.request(Plain::Usage(query))?;
         answer!(reply, Reply::Usage(usage) => usage)
+    }
+
+    /// What the daemon has given up.
+    ///
+    /// # Errors
+    /// A daemon that is older than this request closes the connection.
+    pub fn confinement(&self) -> Result<Confinement, Error> {
+        let reply = self.request(Plain::Confinement)?;
+        answer!(reply, Reply::Confinement(confinement) => confinement)
     }
 
     fn status_page(&self, after: SessionId) -> Result<StatusPage, Error> {

@@ -160,7 +160,10 @@ fn serve<D: Device>(
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()?;
     let server = Arc::new(Server::new(config, device, device::capabilities(&description)));
-    let confine = || confinement.complete(role);
+    let confine = || {
+        confinement.complete(role);
+        confinement
+    };
     let result = runtime.block_on(server.run(doors, args, confine));
     // A look-up or a call in the kernel that hangs is not waited for.
     runtime.shutdown_background();

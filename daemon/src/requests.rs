@@ -199,6 +199,7 @@ impl<D: Device> Open<D> {
             Q::Ping(b) => R::Ping(Ping { payload: b.payload, fd: b.fd.and_then(|_| fds.pop()) }),
             Q::DeviceQuery => R::DeviceQuery(self.device_info(server)),
             Q::Status(b) => R::Status(status::page(server, entry, now, &b)),
+            Q::Confinement => R::Confinement(server.confinement()),
             Q::Usage(b) => R::Usage(status::usage(server, entry, &b)?),
             Q::Identity(b) => R::Identity(status::identity_for(server, entry, &b)?),
             Q::AdminDrain(b) => R::AdminDrain(admin::drain(server, entry, b)?),

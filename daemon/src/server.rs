@@ -1,11 +1,12 @@
 //! What all connections share, and the life of the daemon from READY to its last session.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use gpu_broker_core::{Capabilities, Registry, Resource};
 use gpu_broker_device::{Device, Health};
+use gpu_broker_protocol::status as wire;
 use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
@@ -16,6 +17,7 @@ use crate::audit;
 use crate::classes::{Class, Classes, count};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::confine::Confinement;
 use crate::connection::{self, Connection, Place, Seat};
 use crate::directory::{Directory, Entry, Full};
 use crate::hands::DeviceHands;
@@ -55,6 +57,8 @@ pub(crate) struct Server<D: Device> {
     pub(crate) clock: Clock,
     /// For peers that come back with a new session after each fault.
     limiter: Limiter,
+    /// Since it serves.
+    confinement: OnceLock<Confinement>,
     /// Nobody new is let in.
     draining: AtomicBool,
     refusals: AtomicU64,
@@ -84,6 +88,7 @@ impl<D: Device> Server<D> {
             registrar: Registrar::new(),
             clock,
             limiter: Limiter::default(),
+            confinement: OnceLock::new(),
             draining: AtomicBool::new(false),
             refusals: AtomicU64::new(0),
             violations: AtomicU64::new(0),
@@ -93,6 +98,13 @@ impl<D: Device> Server<D> {
     /// The configuration as it is now.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the daemon has given up.
+    pub(crate) fn confinement(&self) -> wire::Confinement {
+        let not_yet = || wire::Wall { holds: false, why: "the daemon is starting".to_owned() };
+        let walls = self.confinement.get().map(Confinement::walls);
+        walls.unwrap_or_else(|| wire::Confinement { system_calls: not_yet(), files: not_yet() })
     }
 
     pub(crate) fn refusals(&self) -> u64 {
@@ -156,7 +168,7 @@ impl<D: Device> Server<D> {
         self: &Arc<Self>,
         doors: Doors,
         args: &Args,
-        confine: impl FnOnce(),
+        confine: impl FnOnce() -> Confinement,
     ) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -173,7 +185,8 @@ impl<D: Device> Server<D> {
             }
         };
         let watching = D::MAY_BLOCK.then(|| tokio::spawn(Arc::clone(self).watch_device()));
-        confine();
+        // This is the only call; a second would find the same.
+        let _ = self.confinement.set(confine());
         systemd::ready();
         let reload = async {
             while hangup.recv().await.is_some() {
@@ -247,6 +260,9 @@ impl<D: Device> Server<D> {
                 return;
             }
         };
+        if let Some(why) = self.confinement.get().and_then(|it| it.hinders(&config)) {
+            tracing::warn!("{why}; restart the daemon");
+        }
         self.classes.apply(&config.policy);
         let limits = config.session.for_core();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;

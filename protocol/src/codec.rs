@@ -163,6 +163,7 @@ control_messages! {
     Ping: body -> body;
     DeviceQuery: none -> body;
     Status: body -> body;
+    Confinement: none -> body;
     Usage: body -> body;
     Identity: body -> body;
     AdminDrain: body -> body;
@@ -329,6 +330,7 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             }
             Self::DeviceQuery => Request::DeviceQuery,
             Self::Status(body) => Request::Status(body),
+            Self::Confinement => Request::Confinement,
             Self::Usage(body) => Request::Usage(body),
             Self::Identity(body) => Request::Identity(body),
             Self::AdminDrain(body) => Request::AdminDrain(body),
@@ -403,6 +405,7 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             }
             Self::DeviceQuery(body) => Reply::DeviceQuery(body),
             Self::Status(body) => Reply::Status(body),
+            Self::Confinement(body) => Reply::Confinement(body),
             Self::Usage(body) => Reply::Usage(body),
             Self::Identity(body) => Reply::Identity(body),
             Self::AdminDrain(body) => Reply::AdminDrain(body),

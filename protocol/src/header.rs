@@ -94,6 +94,8 @@ opcodes! {
     Throttle = 0x0008,
     /// i915 REG_READ.
     RegRead = 0x0009,
+    /// What the daemon has given up.
+    Confinement = 0x000a,
     /// i915 CONTEXT_CREATE_EXT.
     ContextCreate = 0x0101,
     /// i915 CONTEXT_DESTROY.

@@ -12,7 +12,7 @@ use crate::identity::{IdentityQuery, SessionIdentity};
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
 use crate::object::*;
 use crate::param::{ContextParam, CreateExtension, EngineId, Extension};
-use crate::status::{StatusPage, StatusQuery};
+use crate::status::{Confinement, StatusPage, StatusQuery};
 use crate::syncobj::*;
 use crate::usage::{SessionUsage, UsageQuery};
 use crate::userptr::{UserptrCreate, UserptrInvalidate};
@@ -33,6 +33,8 @@ pub enum Request<Fd> {
     DeviceQuery,
     /// [`StatusQuery`]
     Status(StatusQuery),
+    /// What the daemon has given up.
+    Confinement,
     /// [`UsageQuery`]
     Usage(UsageQuery),
     /// [`IdentityQuery`]
@@ -144,6 +146,8 @@ pub enum Reply<Fd> {
     DeviceQuery(DeviceInfo),
     /// To STATUS.
     Status(StatusPage),
+    /// To CONFINEMENT.
+    Confinement(Confinement),
     /// To USAGE.
     Usage(SessionUsage),
     /// To IDENTITY.

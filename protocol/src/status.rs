@@ -138,3 +138,22 @@ pub enum MaterialisedBy {
     /// CREATE, on devices with graphics version above 12.
     Create,
 }
+
+/// What the daemon has given up since it serves: the walls around it, should somebody take it over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Confinement {
+    /// System calls (seccomp).
+    pub system_calls: Wall,
+    /// Files (Landlock).
+    pub files: Wall,
+}
+
+/// One of the walls.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wall {
+    /// It is in force.
+    pub holds: bool,
+    /// Why it is not, in words; empty if it is. At most
+    /// [`crate::limits::IDENTITY_CHARS_MAX`] characters.
+    pub why: String,
+}

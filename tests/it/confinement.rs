@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use gpu_broker_tests::{Builder, Daemon};
+use gpu_broker_tests::{Builder, Daemon, binaries, eventually};
 use libc::c_long;
 use rustix::process::Signal;
 
@@ -225,9 +225,48 @@ fn every_thread_of_a_serving_daemon_is_confined() {
     daemon.assert_unharmed();
 }
 
+/// What `gpu-broker status` and `doctor` say of it.
+fn told(daemon: &Daemon, command: &str) -> String {
+    let output = Command::new(binaries::cli())
+        .args([command, "--socket"])
+        .arg(daemon.socket())
+        .output()
+        .expect("gpu-broker can be started");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn people_are_told_what_holds() {
+    let daemon = Daemon::start();
+    assert!(told(&daemon, "status").contains("\nsystem calls confined, files confined\n"));
+    let doctor = told(&daemon, "doctor");
+    assert!(doctor.contains("its system calls are confined, its files confined"), "{doctor}");
+    let daemon = Builder::new().argument("--sandbox=off").start();
+    let status = told(&daemon, "status");
+    let off = "not confined (the sandbox is off)";
+    assert!(status.contains(&format!("\nsystem calls {off}, files {off}\n")), "{status}");
+}
+
+/// A wall that stands cannot be taken down by a reload, which therefore says what it hides.
+#[test]
+fn a_class_that_comes_too_late_for_its_application_to_be_found_out_is_told_of() {
+    let builder = Builder::new();
+    let file = builder.socket().with_file_name("config.toml");
+    let mut daemon = builder.start();
+    let class = "[[class]]\nname = \"games\"\nmatch.listener = [\"none\"]\n\
+                 match.app_id = [\"org.games.*\"]";
+    fs::write(file, class).expect("ours");
+    daemon.signal(Signal::HUP);
+    let log = eventually("the daemon reads it", || {
+        Some(daemon.log()).filter(|log| log.contains("was read again"))
+    });
+    assert!(log.contains("class \"games\" matches app_id") && log.contains("restart"), "{log}");
+    daemon.assert_unharmed();
+}
+
 #[test]
 fn the_sandbox_can_be_switched_off() {
-    let daemon = Builder::new().argument("--sandbox").argument("off").start();
+    let daemon = Builder::new().argument("--sandbox=off").start();
     let threads = of_threads(&daemon, "Seccomp");
     assert!(threads.iter().all(|mode| mode == "0"), "{threads:?}");
     let log = daemon.log();

@@ -16,7 +16,7 @@ use crate::args::JsonFlag;
 use crate::connect::connect;
 use crate::output::{Failure, Out};
 
-use view::Identity;
+use view::{Confinement, Identity};
 pub(crate) use view::{Context, MaterialisedBy, State, Status};
 
 /// Longest time between the two samples, in milliseconds.
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args, socket: Option<PathBuf>) -> Result<(), Failure> {
         let identity = connection.identity(SessionId(session.session)).ok();
         session.identity = identity.as_ref().map(Identity::new);
     }
+    status.daemon.confinement = connection.confinement().ok().map(|it| Confinement::new(&it));
     status.last_hangs = crate::hang::all(&connection)?;
     if args.json.json { Out::new().json(&status) } else { Out::new().line(table::render(&status)) }
 }

@@ -1,7 +1,9 @@
 //! The status as text.
 
-use super::view::{BusyOver, Context, Daemon, Engine, Identity, Session, State, Status};
-use crate::output::{BAD, HEADING, Table, bytes, count, duration, per_cent, styled};
+use super::view::{
+    BusyOver, Confinement, Context, Daemon, Engine, Identity, Session, State, Status,
+};
+use crate::output::{BAD, GOOD, HEADING, Table, bytes, count, duration, per_cent, styled};
 
 /// The whole status, without a final newline.
 pub(crate) fn render(status: &Status) -> String {
@@ -17,10 +19,27 @@ pub(crate) fn render(status: &Status) -> String {
     parts.join("\n\n")
 }
 
+/// Nothing where nothing is known.
+fn confinement_line(confinement: Option<&Confinement>) -> String {
+    let Some(Confinement { system_calls, files }) = confinement else { return String::new() };
+    let mut line = String::new();
+    for (what, wall) in [("system calls", system_calls), ("files", files)] {
+        line.push_str(if line.is_empty() { "\n" } else { ", " });
+        line.push_str(what);
+        line.push(' ');
+        line.push_str(&match wall.holds {
+            true => styled(GOOD, "confined"),
+            false => format!("{} ({})", styled(BAD, "not confined"), wall.why),
+        });
+    }
+    line
+}
+
 fn daemon_line(daemon: &Daemon) -> String {
+    let confinement = confinement_line(daemon.confinement.as_ref());
     format!(
         "{} {} on the {} device, pid {}, up {}\n\
-         {} of at most {} ({} so far), {}, {}",
+         {} of at most {} ({} so far), {}, {}{confinement}",
         styled(HEADING, "gpu-brokerd"),
         daemon.version,
         daemon.driver,

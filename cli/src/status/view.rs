@@ -44,6 +44,30 @@ pub(crate) struct Daemon {
     pub(crate) sessions_max: u32,
     pub(crate) refusals: u64,
     pub(crate) violations: u64,
+    /// What it has given up; `None` if it did not say.
+    pub(crate) confinement: Option<Confinement>,
+}
+
+/// What the daemon has given up.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Confinement {
+    pub(crate) system_calls: Wall,
+    pub(crate) files: Wall,
+}
+
+/// Part of that.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Wall {
+    pub(crate) holds: bool,
+    /// Why it does not; empty if it does.
+    pub(crate) why: String,
+}
+
+impl Confinement {
+    pub(crate) fn new(told: &wire::Confinement) -> Self {
+        let wall = |wall: &wire::Wall| Wall { holds: wall.holds, why: harmless(&wall.why) };
+        Self { system_calls: wall(&told.system_calls), files: wall(&told.files) }
+    }
 }
 
 /// One engine.
@@ -236,6 +260,7 @@ impl Daemon {
             sessions_max: daemon.sessions_max,
             refusals: daemon.refusals,
             violations: daemon.violations,
+            confinement: None,
         }
     }
 }

@@ -65,7 +65,6 @@ const MEMORY: &[Number] = &[
     SYS_mremap,
     SYS_mprotect,
     SYS_madvise,
-    SYS_mincore,
     SYS_msync,
     SYS_brk,
     SYS_memfd_create,

@@ -18,6 +18,9 @@ use std::path::Path;
 use files::Reach;
 use filter::Plan;
 
+use gpu_broker_protocol::limits::IDENTITY_CHARS_MAX;
+use gpu_broker_protocol::status as wire;
+
 use crate::args::Args;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::device::DeviceChoice;
@@ -135,6 +138,24 @@ impl Confinement {
     #[must_use]
     pub fn holds(&self) -> bool {
         !matches!(self.files, Layer::Absent(_)) && !matches!(self.calls, Layer::Absent(_))
+    }
+
+    /// For who asks from outside.
+    pub(crate) fn walls(&self) -> wire::Confinement {
+        let wall = |layer: &Layer| match layer {
+            Layer::InForce => wire::Wall { holds: true, why: String::new() },
+            Layer::Waived(why) | Layer::Absent(why) => {
+                // A sentence of ours, but for a class's name, which has no strange letters.
+                wire::Wall { holds: false, why: why.chars().take(IDENTITY_CHARS_MAX).collect() }
+            }
+        };
+        wire::Confinement { system_calls: wall(&self.calls), files: wall(&self.files) }
+    }
+
+    /// What of a configuration that is read later cannot be had behind these walls, in words.
+    pub(crate) fn hinders(&self, config: &Config) -> Option<String> {
+        let asks = app_condition(config).filter(|_| self.files == Layer::InForce)?;
+        Some(format!("{asks}, out of reach since the daemon confined itself without that class"))
     }
 
     /// Gives up system calls, for all threads, and says in the log what holds.

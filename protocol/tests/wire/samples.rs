@@ -36,7 +36,7 @@ struct Round {
     hangs: Vec<HangEvent>,
 }
 
-fn rounds() -> [Round; 7] {
+fn rounds() -> [Round; 8] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -76,7 +76,24 @@ fn rounds() -> [Round; 7] {
         epitaphs: vec![],
         hangs: vec![],
     };
-    [first, second, userptr, accounting, policy::round(), policy::admin_round(), hangs::round()]
+    let confinement = Round {
+        requests: vec![("CONFINEMENT", Request::Confinement)],
+        execbufs: vec![],
+        replies: vec![("CONFINEMENT", Reply::Confinement(confinement()))],
+        refusals: vec![],
+        epitaphs: vec![],
+        hangs: vec![],
+    };
+    [
+        first,
+        second,
+        userptr,
+        accounting,
+        policy::round(),
+        policy::admin_round(),
+        hangs::round(),
+        confinement,
+    ]
 }
 
 /// Every request but EXECBUF; more than one of those with variants.
@@ -252,6 +269,13 @@ fn session_replies() -> Vec<(&'static str, Reply<FdSlot>)> {
         ("DEVICE_QUERY", Reply::DeviceQuery(DeviceInfo { wedged: true, ..device() })),
         ("STATUS", Reply::Status(status())),
     ]
+}
+
+fn confinement() -> Confinement {
+    Confinement {
+        system_calls: Wall { holds: true, why: String::new() },
+        files: Wall { holds: false, why: "no Landlock".into() },
+    }
 }
 
 fn usage() -> SessionUsage {

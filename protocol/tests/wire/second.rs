@@ -218,19 +218,14 @@ mirror! {
         contexts_total: u32,
     }
     struct ContextStatus {
-        context: ContextId,
-        state: ContextState,
-        priority: i32,
-        user_engines: bool,
-        banned: bool,
+        context: ContextId, state: ContextState, priority: i32, user_engines: bool, banned: bool,
     }
     struct SessionUsage {
-        session: SessionId,
-        client_name: String,
-        engines: Vec<ClassUsage>,
-        memory: MemoryUsage,
+        session: SessionId, client_name: String, engines: Vec<ClassUsage>, memory: MemoryUsage,
         contexts: Vec<ContextUsage>,
     }
+    struct Confinement { system_calls: Wall, files: Wall }
+    struct Wall { holds: bool, why: String }
     struct ClassUsage { class: u16, capacity: u16, busy_ns: u64 }
     struct MemoryUsage { total: u64, shared: u64, resident: u64, active: u64 }
     struct ContextUsage { context: ContextId, busy_ns: Vec<u64> }
@@ -329,6 +324,7 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::Ping(body) => agree!(Ping, body),
         Request::DeviceQuery | Request::GetAperture | Request::Throttle => {}
         Request::Status(body) => agree!(StatusQuery, body),
+        Request::Confinement => {}
         Request::Usage(body) => agree!(UsageQuery, body),
         Request::Identity(body) => agree!(IdentityQuery, body),
         Request::AdminDrain(body) => agree!(AdminDrain, body),
@@ -385,6 +381,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::Ping(body) => agree!(Ping, body),
         Reply::DeviceQuery(body) => agree!(DeviceInfo, body),
         Reply::Status(body) => agree!(StatusPage, body),
+        Reply::Confinement(body) => agree!(Confinement, body),
         Reply::Usage(body) => agree!(SessionUsage, body),
         Reply::Identity(body) => agree!(SessionIdentity, body),
         Reply::AdminDrain(body) => agree!(AdminDrained, body),

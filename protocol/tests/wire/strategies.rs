@@ -155,6 +155,7 @@ fn context_request() -> impl Strategy<Value = Request<FdSlot>> {
         ping().prop_map(Request::Ping),
         Just(Request::DeviceQuery),
         any::<u64>().prop_map(|id| Request::Status(StatusQuery { after: SessionId(id) })),
+        Just(Request::Confinement),
         any::<u64>().prop_map(|id| Request::Usage(UsageQuery { session: SessionId(id) })),
         policy::request(),
         (any::<u32>(), vec(extension(create_extension()), 0..4)).prop_map(|(flags, extensions)| {
@@ -296,6 +297,10 @@ fn status() -> impl Strategy<Value = StatusPage> {
     )
 }
 
+fn wall() -> impl Strategy<Value = Wall> {
+    (any::<bool>(), ".{0,9}").prop_map(|(holds, why)| Wall { holds, why })
+}
+
 fn usage() -> impl Strategy<Value = SessionUsage> {
     let class = any::<(u16, u16, u64)>().prop_map(|(class, capacity, busy_ns)| ClassUsage {
         class,
@@ -340,6 +345,9 @@ fn context_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         device().prop_map(Reply::DeviceQuery),
         status().prop_map(Reply::Status),
         usage().prop_map(Reply::Usage),
+        (wall(), wall()).prop_map(|(system_calls, files)| {
+            Reply::Confinement(Confinement { system_calls, files })
+        }),
         policy::reply(),
         any::<u32>().prop_map(|id| Reply::ContextCreate(ContextCreated { context: ContextId(id) })),
         Just(Reply::ContextDestroy),
