@@ -35,7 +35,7 @@ pub(crate) fn drain<D: Device>(
 ) -> Result<AdminDrained, Refusal> {
     check(entry)?;
     server.set_draining(request.on);
-    tracing::info!("draining: {} (asked for by {})", request.on, entry.log.peer);
+    tracing::info!("draining: {} (asked for by {})", request.on, entry.log.peer());
     Ok(AdminDrained { connections: u32::try_from(server.directory.len()).unwrap_or(u32::MAX) })
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn revoke<D: Device>(
     check(entry)?;
     let victim = server.directory.get(request.session).ok_or(Reason::NoSuchSession)?;
     count(&victim.log.class.counts.revocations);
-    audit::revoked(&victim.log, &entry.log.peer);
+    audit::revoked(&victim.log, entry.log.peer());
     victim.end(EpitaphCode::Revoked);
     Ok(())
 }
@@ -67,7 +67,7 @@ pub(crate) fn limit<D: Device>(
     tracing::info!(
         class = name,
         "limits.{key} is {value:?} until the configuration is read again (asked for by {})",
-        entry.log.peer
+        entry.log.peer()
     );
     Ok(AdminLimited { before: limited(before) })
 }

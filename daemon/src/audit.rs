@@ -24,7 +24,7 @@ pub(crate) fn refused(log: &SessionLog, now: Time, opcode: u16, refusal: &Refusa
         now,
         (
             target: "audit",
-            session = %log.session, class = log.class.name(), peer = &*log.peer,
+            session = %log.session, class = log.class.name(), peer = log.peer(),
             reason = refusal.reason.name(), request,
         ),
         "audit: refused: {}",
@@ -70,7 +70,7 @@ pub(crate) fn denied(class: &Class, now: Time, identity: &Identity, why: &str) {
 pub(crate) fn revoked(log: &SessionLog, by: &str) {
     tracing::warn!(
         target: "audit",
-        session = %log.session, class = log.class.name(), peer = &*log.peer,
+        session = %log.session, class = log.class.name(), peer = log.peer(),
         "audit: revoked (asked for by {by})"
     );
 }

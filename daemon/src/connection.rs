@@ -556,7 +556,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::identity::Credentials;
+    use crate::identity::{Credentials, Identity};
     use crate::listeners::Origin;
 
     /// A device with a bug.
@@ -598,8 +598,8 @@ mod tests {
         let credentials = Credentials::of(&ours).expect("credentials");
         let origin = Arc::new(Origin::named("main"));
         let place = server.place(credentials, &origin).expect("room");
-        let identity = server.registrar.identify(&ours, credentials, origin).await;
-        let seat = server.enrol(identity, place).expect("the default class");
+        let identity = Identity::of(&ours, credentials, origin);
+        let seat = server.enrol(Arc::new(identity), place).expect("the default class");
         let connection = Connection::new(seat, Socket::new(ours).expect("room"));
         let task = tokio::spawn(connection.serve());
 

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::hands::{DeviceHands, HangSink, SessionLog, outcome_of};
 use crate::hangs::{Culprit, HangBook, Outbox};
 use crate::identity::Identity;
-use crate::limiter::{Limiter, session_warn};
+use crate::limiter::session_warn;
 
 /// The rules' view of one session of this device.
 pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
@@ -23,7 +23,7 @@ pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
 /// One connection, as others than its own task reach it.
 pub(crate) struct Entry<D: Device> {
     pub(crate) log: Arc<SessionLog>,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     clock: Clock,
     named: OnceLock<Named<D>>,
     mail: Mutex<Mail>,
@@ -268,14 +268,9 @@ impl<D: Device> Directory<D> {
     }
 
     /// Takes a connection in that has a place.
-    pub(crate) fn enter(&self, identity: Identity, class: Arc<Class>) -> Arc<Entry<D>> {
+    pub(crate) fn enter(&self, identity: Arc<Identity>, class: Arc<Class>) -> Arc<Entry<D>> {
         let session = SessionId(self.opened.fetch_add(1, Ordering::Relaxed).saturating_add(1));
-        let log = SessionLog {
-            session,
-            class,
-            peer: identity.to_string().into(),
-            limiter: Limiter::default(),
-        };
+        let log = SessionLog::new(session, class, Arc::clone(&identity));
         let entry = Arc::new(Entry {
             log: Arc::new(log),
             identity,

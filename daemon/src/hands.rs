@@ -1,7 +1,7 @@
 //! The rules' [`Hands`] over a device file: two vocabularies of the same things, because neither
 //! crate may know the other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gpu_broker_core::Time;
 use gpu_broker_core::hands::{
@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::classes::Class;
 use crate::clock::Clock;
+use crate::identity::Identity;
 use crate::limiter::Limiter;
 use crate::throttle::Queued;
 
@@ -24,9 +25,21 @@ use crate::throttle::Queued;
 pub(crate) struct SessionLog {
     pub(crate) session: SessionId,
     pub(crate) class: Arc<Class>,
-    /// Who the peer is, in words.
-    pub(crate) peer: Box<str>,
+    pub(crate) identity: Arc<Identity>,
+    peer: OnceLock<Box<str>>,
     pub(crate) limiter: Limiter,
+}
+
+impl SessionLog {
+    pub(crate) fn new(session: SessionId, class: Arc<Class>, identity: Arc<Identity>) -> Self {
+        let (peer, limiter) = (OnceLock::new(), Limiter::default());
+        Self { session, class, identity, peer, limiter }
+    }
+
+    /// Who the peer is, in words. Most sessions never have a line in the log.
+    pub(crate) fn peer(&self) -> &str {
+        self.peer.get_or_init(|| self.identity.to_string().into())
+    }
 }
 
 /// Who is told of batches that die: remembers them, and tells their owner and the log.

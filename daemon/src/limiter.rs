@@ -81,7 +81,7 @@ macro_rules! session_warn {
             $now,
             (
                 target: "gpu_brokerd",
-                session = %log.session, class = log.class.name(), peer = &*log.peer,
+                session = %log.session, class = log.class.name(), peer = log.peer(),
             ),
             $($message)+
         )
@@ -93,7 +93,7 @@ macro_rules! session_error {
     ($log:expr, $($message:tt)+) => {{
         let log = &$log;
         tracing::error!(
-            session = %log.session, class = log.class.name(), peer = &*log.peer, $($message)+
+            session = %log.session, class = log.class.name(), peer = log.peer(), $($message)+
         )
     }};
 }

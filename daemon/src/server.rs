@@ -28,6 +28,7 @@ use crate::listeners::{Listeners, Origin, Taken};
 
 use crate::metrics::{self, Bound};
 use crate::packet::Socket;
+use crate::policy::Asks;
 use crate::socket::Listener;
 use crate::systemd;
 
@@ -151,7 +152,7 @@ impl<D: Device> Server<D> {
             self.clock.now(),
             (
                 target: "gpu_brokerd",
-                session = %log.session, class = log.class.name(), peer = &*log.peer,
+                session = %log.session, class = log.class.name(), peer = log.peer(),
             ),
             "a client broke the protocol and was cut off: {} (uid {uid}, pid {pid}, \"{name}\")",
             epitaph.text
@@ -327,14 +328,8 @@ impl<D: Device> Server<D> {
         };
         match self.place(credentials, origin) {
             Ok(place) => {
-                let (server, origin) = (Arc::clone(self), Arc::clone(origin));
-                tokio::spawn(async move {
-                    // In a box: most of a connection's life it is not needed.
-                    let seated = Box::pin(server.receive(socket, credentials, origin, place)).await;
-                    if let Some(connection) = seated {
-                        connection.serve().await;
-                    }
-                });
+                let identity = Identity::of(&socket, credentials, Arc::clone(origin));
+                self.receive(socket, Arc::new(identity), place);
             }
             Err(TurnedAway { code, why }) => {
                 let uid = credentials.uid;
@@ -377,35 +372,45 @@ impl<D: Device> Server<D> {
         Ok(Place { server: Arc::clone(self), uid })
     }
 
-    /// Finds out who connected, and whether the policy admits it.
-    async fn receive(
-        self: Arc<Self>,
-        socket: UnixSeqpacket,
-        credentials: Credentials,
-        origin: Arc<Origin>,
-        place: Place<D>,
-    ) -> Option<Connection<D>> {
-        let identity = self.registrar.identify(&socket, credentials, origin).await;
+    /// Finds out as much of a peer as policy asks for, and seats it if it is admitted.
+    fn receive(self: &Arc<Self>, socket: UnixSeqpacket, identity: Arc<Identity>, place: Place<D>) {
+        if !self.asks(&self.config(), &identity).app_id {
+            return self.seat(socket, identity, place);
+        }
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            server.registrar.find_app_id(&identity).await;
+            server.seat(socket, identity, place);
+        });
+    }
+
+    /// Gives an admitted peer the task that serves it.
+    fn seat(self: &Arc<Self>, socket: UnixSeqpacket, identity: Arc<Identity>, place: Place<D>) {
         let seat = match self.enrol(identity, place) {
             Ok(seat) => seat,
             Err(TurnedAway { code, why }) => {
-                connection::turn_away(socket.into(), code, &why);
-                return None;
+                return connection::turn_away(socket.into(), code, &why);
             }
         };
         match Socket::new(socket) {
-            Ok(socket) => Some(Connection::new(seat, socket)),
-            Err(error) => {
-                tracing::error!(%error, "a connection cannot be watched");
-                None
-            }
+            Ok(socket) => drop(tokio::spawn(Connection::new(seat, socket).serve())),
+            Err(error) => tracing::error!(%error, "a connection cannot be watched"),
+        }
+    }
+
+    /// What must be known of a peer to tell its class.
+    fn asks(&self, config: &Config, identity: &Identity) -> Asks {
+        let Credentials { uid, gid, .. } = identity.credentials;
+        match &identity.origin.class {
+            None => config.policy.asks(&identity.origin.name, uid, gid),
+            Some(_) => Asks::default(),
         }
     }
 
     /// Puts a peer into its class.
     pub(crate) fn enrol(
         self: &Arc<Self>,
-        identity: Identity,
+        identity: Arc<Identity>,
         place: Place<D>,
     ) -> Result<Seat<D>, TurnedAway> {
         let now = self.clock.now();
@@ -436,7 +441,7 @@ impl<D: Device> Server<D> {
     fn class_of(&self, identity: &Identity) -> (Option<Arc<Class>>, Option<String>) {
         let config = self.config();
         let decision = match &identity.origin.class {
-            None => config.policy.decide(&identity.subject()),
+            None => config.policy.decide(&identity.subject(self.asks(&config, identity))),
             Some(name) => match config.policy.class(name) {
                 Some(class) => {
                     class.decision(format!("listener \"{}\"", identity.origin.name), Vec::new())

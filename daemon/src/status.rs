@@ -174,10 +174,10 @@ pub(crate) fn session_identity<D: Device>(entry: &Entry<D>) -> SessionIdentity {
         pid,
         class: entry.log.class.name().to_owned(),
         listener: identity.origin.name.clone(),
-        cgroup: text(identity.cgroup.known().unwrap_or_default()),
+        cgroup: text(identity.cgroup().known().unwrap_or_default()),
         unit: text(identity.unit()),
         container: text(identity.container()),
-        app_id: text(identity.app_id.known().unwrap_or_default()),
+        app_id: text(identity.app_id().known().unwrap_or_default()),
     }
 }
 

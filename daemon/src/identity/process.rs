@@ -17,6 +17,13 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes read at a time.
 const STEP_BYTES: usize = 16 * 1024;
 
+/// The process that connected, by a handle that no other process can come by.
+#[derive(Debug)]
+pub(super) struct Whose {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
 /// The directory of a process in `/proc`. It names that process for ever: reads fail once it is
 /// gone, whatever its pid names then.
 #[derive(Debug)]
@@ -24,7 +31,7 @@ pub(super) struct Process {
     directory: OwnedFd,
 }
 
-impl Process {
+impl Whose {
     /// The process that connected.
     ///
     /// # Errors
@@ -46,28 +53,33 @@ impl Process {
             Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL) => return Err(gone()),
             Err(error) => return Err(format!("no pidfd: {error}")),
         };
-        Self::bound(pid, &pidfd)
+        Ok(Self { pid, pidfd })
     }
 
-    /// `/proc/PID` of the process that `pidfd` names.
-    fn bound(pid: Pid, pidfd: &OwnedFd) -> Result<Self, String> {
-        let path = format!("/proc/{}", pid.as_raw_nonzero());
+    /// Its directory, if it still lives.
+    ///
+    /// # Errors
+    /// Why it cannot be told, in words.
+    pub(super) fn process(&self) -> Result<Process, String> {
+        let path = format!("/proc/{}", self.pid.as_raw_nonzero());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = open(&path, flags, Mode::empty());
         // After the directory was opened: a process that lives now had this pid all along.
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut asked = [PollFd::new(pidfd, PollFlags::IN)];
+        let mut asked = [PollFd::new(&self.pidfd, PollFlags::IN)];
         match poll(&mut asked, Some(&now)) {
             Ok(0) => {}
             Ok(_) => return Err("the process that connected is gone".to_owned()),
             Err(error) => return Err(format!("its pidfd cannot be asked: {error}")),
         }
         match directory {
-            Ok(directory) => Ok(Self { directory }),
+            Ok(directory) => Ok(Process { directory }),
             Err(error) => Err(format!("{path} cannot be opened: {error}")),
         }
     }
+}
 
+impl Process {
     /// Its control group.
     pub(super) fn cgroup(&self) -> Fact {
         match self.read("cgroup") {
@@ -117,14 +129,16 @@ mod tests {
     #[test]
     fn a_pid_that_was_used_again_is_not_taken_for_the_process_that_connected() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("our child");
-        let here = Process::bound(Pid::from_child(&child), &pidfd).expect("it lives");
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("our child");
+        let mut whose = Whose { pid, pidfd };
+        let here = whose.process().expect("it lives");
         let command = here.read("comm").expect("it lives");
         assert!(!command.is_empty());
         child.kill().expect("ours");
         child.wait().expect("ours");
-        let own = rustix::process::getpid();
-        let why = Process::bound(own, &pidfd).expect_err("our pid, but not our pidfd");
+        whose.pid = rustix::process::getpid();
+        let why = whose.process().expect_err("our pid, but not our pidfd");
         assert!(why.contains("is gone"), "{why}");
         assert!(here.read("comm").is_err(), "the directory does not follow the pid");
         assert!(matches!(here.cgroup(), Fact::Unknown(_)));

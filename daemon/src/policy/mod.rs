@@ -38,6 +38,13 @@ pub struct Subject {
     pub app_id: Fact,
 }
 
+/// What deciding about a peer takes besides its user, its group and how it came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Asks {
+    pub(crate) cgroup: bool,
+    pub(crate) app_id: bool,
+}
+
 /// Something that may be known, known not to be, or not known.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,6 +160,23 @@ impl Policy {
         &self.classes[self.default]
     }
 
+    /// What [`Self::decide`] looks at for such a peer, whatever comes out of it.
+    pub(crate) fn asks(&self, listener: &str, uid: u32, gid: u32) -> Asks {
+        let mut asks = Asks::default();
+        for conditions in self.classes.iter().map(|class| &class.conditions) {
+            if conditions.is_empty() || conditions.certain(listener, uid, gid).is_err() {
+                continue;
+            }
+            asks.cgroup |= conditions.cgroup.is_some();
+            asks.app_id |= conditions.app_id.is_some();
+            if conditions.cgroup.is_none() && conditions.app_id.is_none() {
+                // Nobody gets past it.
+                break;
+            }
+        }
+        asks
+    }
+
     /// The class of a peer, and by what rule.
     #[must_use]
     pub fn decide(&self, subject: &Subject) -> Decision {
@@ -258,17 +282,28 @@ impl Conditions {
         listener.is_none() && uid.is_none() && gid.is_none() && cgroup.is_none() && app_id.is_none()
     }
 
+    /// The conditions on what the kernel recorded.
+    ///
+    /// # Errors
+    /// What does not hold.
+    fn certain(&self, listener: &str, uid: u32, gid: u32) -> Result<(), String> {
+        if self.listener.as_ref().is_some_and(|names| !names.contain(listener)) {
+            return Err(format!("listener is \"{listener}\""));
+        }
+        if self.uid.as_ref().is_some_and(|uids| !uids.contain(uid)) {
+            return Err(format!("uid is {uid}"));
+        }
+        if self.gid.as_ref().is_some_and(|gids| !gids.contain(gid)) {
+            return Err(format!("gid is {gid}"));
+        }
+        Ok(())
+    }
+
     /// What is certain is asked first: a peer that fails it is not refused for the rest.
     fn judge(&self, subject: &Subject) -> Outcome {
         let Subject { listener, uid, gid, cgroup, app_id } = subject;
-        if self.listener.as_ref().is_some_and(|names| !names.contain(listener)) {
-            return Outcome::Fails(format!("listener is \"{listener}\""));
-        }
-        if self.uid.as_ref().is_some_and(|uids| !uids.contain(*uid)) {
-            return Outcome::Fails(format!("uid is {uid}"));
-        }
-        if self.gid.as_ref().is_some_and(|gids| !gids.contain(*gid)) {
-            return Outcome::Fails(format!("gid is {gid}"));
+        if let Err(what) = self.certain(listener, *uid, *gid) {
+            return Outcome::Fails(what);
         }
         let facts = [("cgroup", &self.cgroup, cgroup), ("app_id", &self.app_id, app_id)];
         let mut unknown = None;

@@ -136,3 +136,17 @@ fn engines_are_allowed_by_name_or_kind() {
     assert_eq!(allowed, ["rcs0", "vcs0", "vcs1"]);
     assert!(caps.engines.iter().all(|engine| policy.default_class().allows(engine)));
 }
+
+#[test]
+fn only_what_the_classes_that_a_peer_could_be_in_ask_for_is_looked_up() {
+    let policy = policy(THREE);
+    let asks = |cgroup, app_id| Asks { cgroup, app_id };
+    assert_eq!(policy.asks("main", 1000, 0), asks(true, true));
+    assert_eq!(policy.asks("main", 1001, 0), asks(true, false), "only games asks for it");
+    let first = self::policy(
+        "[[class]]\nname = \"people\"\nmatch.uid = [7]\n[[class]]\nname = \"a\"\nmatch.app_id = [\"a\"]",
+    );
+    assert_eq!(first.asks("main", 7, 0), asks(false, false), "nobody gets past people");
+    assert_eq!(first.asks("main", 8, 0), asks(false, true));
+    assert_eq!(Policy::default().asks("main", 7, 0), asks(false, false));
+}
