@@ -42,7 +42,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// All defaults, on the software GPU.
+    /// All defaults, on the software GPU, or on the device that `GPU_BROKER_TEST_DEVICE` names: the
+    /// guest of `tests/vm` runs some of the tests on the real driver.
     ///
     /// # Panics
     /// When there is no room for a temporary directory.
@@ -97,7 +98,8 @@ impl Builder {
         let config = self.directory.path().join("config.toml");
         fs::write(&config, &self.config).expect("the configuration can be written");
         let mut command = self.command();
-        command.arg("--config").arg(config).args(["--device", "soft"]).args(&self.arguments);
+        let device = std::env::var_os("GPU_BROKER_TEST_DEVICE").unwrap_or_else(|| "soft".into());
+        command.arg("--config").arg(config).arg("--device").arg(device).args(&self.arguments);
         let output = File::create(&log).expect("the log can be created");
         command.stdout(output.try_clone().expect("the log can be shared")).stderr(output);
         let child = command.spawn().expect("gpu-brokerd can be started");

@@ -16,7 +16,7 @@ impl Rig {
     /// # Errors
     /// It could not be started or does not answer.
     pub(super) fn start() -> Result<Self, Failure> {
-        let (daemon, _first) = Daemon::start().map_err(Failure::Start)?;
+        let (daemon, _first) = Daemon::start("soft").map_err(Failure::Start)?;
         Ok(Self { daemon })
     }
 

@@ -37,14 +37,19 @@ use talk::{Message, Order};
 
 /// Paint a picture with confined clients of a private daemon
 ///
-/// Starts a daemon with the software GPU and a process per client, each without access to any
-/// device node. Nothing needs to be installed or running, and --socket does not matter.
+/// Starts a daemon with the software GPU, or the one that --device names, and a process per client,
+/// each without access to any device node. Nothing needs to be installed or running, and --socket
+/// does not matter.
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::args::EXIT_CODES)]
 pub(crate) struct Args {
     /// Where to save the picture
     #[arg(long, value_name = "FILE", default_value = "demo.png", value_hint = ValueHint::FilePath)]
     out: PathBuf,
+
+    /// GPU to paint with: soft, auto, or a render node that you may open
+    #[arg(long, value_name = "DEVICE", default_value = "soft")]
+    device: String,
 
     #[command(flatten)]
     json: JsonFlag,
@@ -56,7 +61,7 @@ pub(crate) struct Args {
 /// The first thing that went wrong, with the daemon's log if the daemon may be the cause.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let begin = Instant::now();
-    let (daemon, connection) = Daemon::start()?;
+    let (daemon, connection) = Daemon::start(&args.device)?;
     let mut picture = Picture::new();
     let told = perform(&daemon, &connection, &mut picture).map_err(|sentence| {
         let complaints = match daemon.complaints().join("\n") {

@@ -33,11 +33,19 @@ fn rows(hangs: &[Hang]) -> Table {
             hang.context.to_string(),
             hang.engine.clone(),
             hang.cause.name().to_owned(),
-            format!("{} at {:#x}", hang.command, hang.address),
+            died(hang),
             if hang.dumped { bytes(hang.dump_bytes) } else { "-".to_owned() },
         ]);
     }
     table
+}
+
+/// What the batch died in; on a kernel's GPU the batch is all that is known.
+fn died(hang: &Hang) -> String {
+    if hang.command.is_empty() {
+        return format!("not known, batch at {:#x}", hang.batch);
+    }
+    format!("{} at {:#x}", hang.command, hang.address)
 }
 
 /// One hang and its dump.
@@ -45,7 +53,7 @@ pub(crate) fn show(dump: &Dump) -> String {
     let hang = &dump.hang;
     let mut parts = vec![format!(
         "{}, {} ago: session {} \"{}\", pid {}, uid {}, context {} on {}\n\
-         batch at {:#x} died in {} at {:#x} ({})\n{}",
+         batch at {:#x} died in {} ({})\n{}",
         styled(HEADING, format!("hang {}", hang.hang)),
         duration(hang.age_ns),
         hang.session,
@@ -55,13 +63,17 @@ pub(crate) fn show(dump: &Dump) -> String {
         hang.context,
         hang.engine,
         hang.batch,
-        styled(BAD, &hang.command),
-        hang.address,
+        styled(BAD, died(hang)),
         hang.cause.name(),
         hang.what,
     )];
     if !hang.dumped {
-        parts.push("No dump: NO_ERROR_CAPTURE was set, or it made room for newer ones.".to_owned());
+        let why = if hang.command.is_empty() {
+            "No dump: the kernel keeps it for root, in /sys/class/drm/card*/error."
+        } else {
+            "No dump: NO_ERROR_CAPTURE was set, or it made room for newer ones."
+        };
+        parts.push(why.to_owned());
         return parts.join("\n\n");
     }
     parts.push(format!("{}\n{}", styled(HEADING, "commands"), commands(&dump.listing, hang)));

@@ -11,15 +11,13 @@
 //! Start reading at [`DeviceFile::submit`]; `soft/` is the back end that runs everywhere.
 
 mod capture;
+pub mod conformance;
 mod description;
 mod error;
 pub mod faulty;
 pub mod i915;
 pub mod soft;
 mod usage;
-
-#[cfg(test)]
-mod conformance;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -388,9 +386,10 @@ pub struct FaultReport {
     pub kind: FaultKind,
     /// GPU address of the batch, as it was submitted.
     pub batch: u64,
-    /// Address of the command.
+    /// Address of the command; 0 if the device does not tell.
     pub address: u64,
-    /// The command's name, `MI_STORE_DATA_IMM`, or what was found instead.
+    /// The command's name, `MI_STORE_DATA_IMM`, or what was found instead; empty if the device does
+    /// not tell.
     pub command: String,
     /// What was wrong, in words.
     pub what: String,

@@ -23,6 +23,10 @@ pub const GGTT_BYTES: u64 = 8 << 20;
 
 /// A page table entry means something.
 const PRESENT: u64 = 1;
+/// In an entry of a context's tables for a page: what is written to the page arrives. Elsewhere it is
+/// lost, without a fault: the page of an application's memory that the GPU may only read, or the
+/// driver's scratch page.
+const WRITABLE: u64 = 1 << 1;
 /// Bits of an entry that are the address.
 const ADDRESS: u64 = 0x7f_ffff_f000;
 /// In a page directory: the entry is a page of 2 MiB.
@@ -174,8 +178,8 @@ impl Ggtt {
 }
 
 /// The page of guest RAM behind the page of a context's address space at `address`, through four
-/// levels of tables in guest RAM.
-fn walk(blocks: &Blocks, root: u64, address: u64) -> Option<u64> {
+/// levels of tables in guest RAM, and whether it may be written to.
+fn walk(blocks: &Blocks, root: u64, address: u64) -> Option<(u64, bool)> {
     let index = |level: u32| address >> (12 + 9 * level) & 0x1ff;
     let entry = |table: u64, index: u64| {
         blocks.read_u64(table + 8 * index).filter(|entry| entry & PRESENT != 0)
@@ -185,14 +189,16 @@ fn walk(blocks: &Blocks, root: u64, address: u64) -> Option<u64> {
     let directory = entry(second, index(1))?;
     if directory & LARGE != 0 {
         let base = directory & ADDRESS & !0x1f_ffff;
-        return Some(base + (address & 0x1f_f000));
+        return Some((base + (address & 0x1f_f000), directory & WRITABLE != 0));
     }
     let table = directory & ADDRESS;
     if directory & MEDIUM != 0 {
-        let base = entry(table, index(0) & !0xf)? & ADDRESS & !0xffff;
-        return Some(base + (address & 0xf000));
+        let page = entry(table, index(0) & !0xf)?;
+        let base = page & ADDRESS & !0xffff;
+        return Some((base + (address & 0xf000), page & WRITABLE != 0));
     }
-    Some(entry(table, index(0))? & ADDRESS)
+    let page = entry(table, index(0))?;
+    Some((page & ADDRESS, page & WRITABLE != 0))
 }
 
 /// Which tables translate.
@@ -211,8 +217,8 @@ const REMEMBERED: usize = 64;
 pub struct View<'a> {
     blocks: &'a Blocks,
     tables: Tables<'a>,
-    /// (page of the GPU, page of the guest).
-    remembered: [Cell<(u64, u64)>; REMEMBERED],
+    /// (page of the GPU, page of the guest, whether it may be written to).
+    remembered: [Cell<(u64, u64, bool)>; REMEMBERED],
 }
 
 impl<'a> View<'a> {
@@ -229,28 +235,29 @@ impl<'a> View<'a> {
     }
 
     fn new(blocks: &'a Blocks, tables: Tables<'a>) -> Self {
-        let remembered = std::array::from_fn(|_| Cell::new((u64::MAX, 0)));
+        let remembered = std::array::from_fn(|_| Cell::new((u64::MAX, 0, false)));
         Self { blocks, tables, remembered }
     }
 
-    fn translate(&self, address: u64, write: bool) -> Result<u64, MemoryFault> {
+    /// Where it is in the guest's RAM, and whether it may be written to.
+    fn translate(&self, address: u64, write: bool) -> Result<(u64, bool), MemoryFault> {
         let page = address / PAGE;
         let slot =
             usize::try_from(page).ok().and_then(|page| self.remembered.get(page % REMEMBERED));
-        if let Some((known, guest)) = slot.map(Cell::get)
+        if let Some((known, guest, writable)) = slot.map(Cell::get)
             && known == page
         {
-            return Ok(guest + address % PAGE);
+            return Ok((guest + address % PAGE, writable));
         }
         let found = match self.tables {
-            Tables::Global(ggtt) => ggtt.page(address),
+            Tables::Global(ggtt) => ggtt.page(address).map(|guest| (guest, true)),
             Tables::Context(root) => walk(self.blocks, root, address),
         };
-        let guest = found.ok_or(MemoryFault { address, write })?;
+        let (guest, writable) = found.ok_or(MemoryFault { address, write })?;
         if let Some(slot) = slot {
-            slot.set((page, guest));
+            slot.set((page, guest, writable));
         }
-        Ok(guest + address % PAGE)
+        Ok((guest + address % PAGE, writable))
     }
 
     /// Calls `each` with the parts of a range that lie in one page: guest-physical address and
@@ -267,7 +274,11 @@ impl<'a> View<'a> {
             let here = address.wrapping_add(done as u64);
             let rest = usize::try_from(PAGE - here % PAGE).unwrap_or(len);
             let end = len.min(done + rest);
-            let guest = self.translate(here, write)?;
+            let (guest, writable) = self.translate(here, write)?;
+            if write && !writable {
+                done = end;
+                continue;
+            }
             each(guest, done..end).ok_or(MemoryFault { address: here, write })?;
             done = end;
         }
@@ -289,12 +300,22 @@ impl Memory for View<'_> {
     }
 
     fn update_u32(&self, address: u64, op: &mut dyn FnMut(u32) -> u32) -> Result<u32, MemoryFault> {
-        let guest = self.translate(address, true)?;
+        let (guest, writable) = self.translate(address, true)?;
+        if !writable {
+            let mut bytes = [0; size_of::<u32>()];
+            self.read(address, &mut bytes)?;
+            return Ok(u32::from_le_bytes(bytes));
+        }
         self.blocks.update_u32(guest, op).ok_or(MemoryFault { address, write: true })
     }
 
     fn update_u64(&self, address: u64, op: &mut dyn FnMut(u64) -> u64) -> Result<u64, MemoryFault> {
-        let guest = self.translate(address, true)?;
+        let (guest, writable) = self.translate(address, true)?;
+        if !writable {
+            let mut bytes = [0; size_of::<u64>()];
+            self.read(address, &mut bytes)?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
         self.blocks.update_u64(guest, op).ok_or(MemoryFault { address, write: true })
     }
 }
@@ -358,7 +379,8 @@ mod tests {
         let base = 1 << 39 | 2 << 30;
         let view = View::context(&blocks, table(0));
         let expect = |address: u64, ram: u64| {
-            assert_eq!(view.translate(address, false), Ok(ram), "{address:#x}");
+            let translated = view.translate(address, false).map(|(guest, _)| guest);
+            assert_eq!(translated, Ok(ram), "{address:#x}");
         };
         expect(base + (3 << 21) + 7 * PAGE + 5, RAM + 0x9005);
         expect(base + (4 << 21) + 19 * PAGE + 6, RAM + 0x1_3006);
@@ -366,6 +388,25 @@ mod tests {
         for unmapped in [0, base, base + (3 << 21), base + (4 << 21), base + (6 << 21)] {
             assert!(view.read(unmapped, &mut [0]).is_err(), "{unmapped:#x}");
         }
+    }
+
+    #[test]
+    fn what_is_written_to_a_page_for_reading_is_lost() {
+        let guest = guest();
+        let blocks = guest.snapshot();
+        let table = |level: u64| RAM + level * PAGE;
+        for level in 0..3 {
+            put_u64(&blocks, table(level), table(level + 1) | 3);
+        }
+        put_u64(&blocks, table(3), (RAM + 0x8000) | 3);
+        put_u64(&blocks, table(3) + 8, (RAM + 0x9000) | 1);
+        let view = View::context(&blocks, table(0));
+        view.write(PAGE - 2, &[1, 2, 3, 4]).unwrap();
+        assert_eq!(view.update_u32(PAGE, &mut |old| old + 1), Ok(0));
+        assert_eq!(view.update_u64(PAGE, &mut |old| old + 1), Ok(0));
+        let mut bytes = [9; 4];
+        view.read(PAGE - 2, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 0, 0]);
     }
 
     #[test]

@@ -144,7 +144,8 @@ pub(crate) fn an_endless_batch_is_guilty<D: Device>(rig: &Rig<D>) {
     let store = Asm::new().store(data.at(0), 1).end();
     let waiting = rig.submit(&innocent, &Job::on(RCS0), &store, &[data.written()]);
     let report = rig.guilty(&endless, tag);
-    assert_eq!((report.engine, report.address), (RCS0, batch.address), "{report:?}");
+    assert_eq!((report.engine, report.batch), (RCS0, batch.address), "{report:?}");
+    rig.died_at(&report, batch.address);
     rig.finish(&waiting);
     assert_eq!(data.get(0), 1);
 }
@@ -156,7 +157,8 @@ pub(crate) fn an_endless_wait_without_arbitration_is_guilty<D: Device>(rig: &Rig
     let batch = rig.batch(&Asm::new().arbitration(false).wait(gate.at(0), 1).end());
     let endless = rig.submit_all(&guilty, &Job::on(BCS0), &[&batch], &[gate.shared()]);
     let report = rig.guilty(&endless, tag);
-    assert_eq!((report.engine, report.address), (BCS0, batch.at(1)), "{report:?}");
+    assert_eq!((report.engine, report.batch), (BCS0, batch.address), "{report:?}");
+    rig.died_at(&report, batch.at(1));
 }
 
 pub(crate) fn chains_of_cancelled_requests_end<D: Device>(rig: &Rig<D>) {
@@ -204,6 +206,7 @@ pub(crate) fn everything_is_released<D: Device>(rig: &Rig<D>) {
 }
 
 /// Not of the suite: what a device that is gone answers.
+#[cfg(test)]
 pub(crate) fn refuses_when_lost<D: Device>(rig: Rig<D>) {
     let vm = rig.vm();
     let (context, _) = rig.context(&vm);

@@ -2,7 +2,7 @@
 
 use super::asm::Asm;
 use super::rig::*;
-use crate::{Device, DeviceFile, FenceState};
+use crate::{Device, DeviceFile, EngineSlot, FenceState};
 
 pub(crate) fn every_engine_executes<D: Device>(rig: &Rig<D>) {
     let vm = rig.vm();
@@ -134,7 +134,7 @@ pub(crate) fn a_single_timeline_orders_all_slots<D: Device>(rig: &Rig<D>) {
 
 pub(crate) fn slots_are_independent<D: Device>(rig: &Rig<D>) {
     let vm = rig.vm();
-    let (context, _) = rig.context(&vm);
+    let context = rig.mapped(&vm, &[0, 1].map(|_| EngineSlot::Physical(RCS0)));
     let (gate, data) = (rig.mem(), rig.mem());
     let slot = |slot| Job { slot, ..Job::on(RCS0) };
     let batch = Asm::new().wait(gate.at(0), 1).end();

@@ -212,6 +212,12 @@ impl<D: Device> Rig<D> {
         (self.file.create_context(Self::spec(vm, tag)).unwrap(), tag)
     }
 
+    /// A context with an engine map.
+    pub(crate) fn mapped(&self, vm: &Vm<D>, engines: &[EngineSlot]) -> Context<D> {
+        let spec = ContextSpec { engines: Some(engines), ..Self::spec(vm, self.number()) };
+        self.file.create_context(spec).unwrap()
+    }
+
     pub(crate) fn spec(vm: &Vm<D>, tag: u64) -> ContextSpec<'_, Vm<D>> {
         ContextSpec {
             tag,
@@ -353,6 +359,12 @@ impl<D: Device> Rig<D> {
     /// The outcome of a submission that is the only one of its tag.
     pub(crate) fn outcome(&self, pending: &Pending<D>, tag: u64) -> Outcome {
         pending.done.clone().unwrap_or_else(|| self.events.outcome(tag))
+    }
+
+    /// Where a batch died, if the device tells: a kernel keeps that for root.
+    pub(crate) fn died_at(&self, report: &FaultReport, address: u64) {
+        let told = self.device.description().kernel.is_none();
+        assert_eq!(report.address, if told { address } else { 0 }, "{report:?}");
     }
 
     /// The report of a submission that has to be guilty.

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::asm::Asm;
 use super::rig::*;
-use crate::{Device, DeviceFile, Placement};
+use crate::{Device, DeviceFile, EngineSlot, Placement};
 
 /// General purpose register 0 of an engine.
 const fn gpr0(base: u32) -> u32 {
@@ -53,10 +53,11 @@ pub(crate) fn replaced_parts_of_a_binding<D: Device>(rig: &Rig<D>) {
 
 pub(crate) fn registers_belong_to_a_slot<D: Device>(rig: &Rig<D>) {
     let vm = rig.vm();
-    let ((context, _), (other, _)) = (rig.context(&vm), rig.context(&vm));
+    let context = rig.mapped(&vm, &[0, 1].map(|_| EngineSlot::Physical(RCS0)));
+    let (other, _) = rig.context(&vm);
     let data = rig.mem();
     let job = Job::on(RCS0);
-    let second = Job { slot: 9, ..Job::on(RCS0) };
+    let second = Job { slot: 1, ..Job::on(RCS0) };
     let load = |value| Asm::new().load_register(gpr0(0x2000), value).end();
     let store = |index| Asm::new().store_register(gpr0(0x2000), data.at(index)).end();
     rig.run(&context, &job, &load(5), &[]);

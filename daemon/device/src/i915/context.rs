@@ -141,7 +141,7 @@ impl ContextShared {
 
     /// What became of a request whose fence has an error: the context's, if the kernel has counted
     /// a guilty batch that was not reported yet; else it was taken along.
-    pub(super) fn blame(&self, engine: EngineId, errno: i32) -> Outcome {
+    pub(super) fn blame(&self, engine: EngineId, batch: u64, errno: i32) -> Outcome {
         let mut state = self.state();
         if state.closed {
             return Outcome::Cancelled;
@@ -154,9 +154,9 @@ impl ContextShared {
                     tag: self.tag,
                     engine,
                     kind: FaultKind::Hung,
-                    batch: 0,
+                    batch,
                     address: 0,
-                    command: "batch".to_owned(),
+                    command: String::new(),
                     what: format!("the kernel found it hanging (errno {errno})"),
                     capture: None,
                 })

@@ -74,12 +74,13 @@ pub(super) fn submit(
     }
     let usage = &file.device.usage;
     usage.queued(engine);
+    let batch = work.batches.first().map_or(0, |batch| batch.address);
     let ended = {
         let context = Arc::clone(context);
         move |state| {
             let outcome = match state {
                 FenceState::Signalled | FenceState::Pending => Outcome::Completed,
-                FenceState::Failed(errno) => context.blame(engine, errno),
+                FenceState::Failed(errno) => context.blame(engine, batch, errno),
             };
             let file = &context.file;
             file.device.usage.ended(engine, &outcome);

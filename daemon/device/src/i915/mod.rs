@@ -481,6 +481,3 @@ impl DeviceFile for I915File {
         Syncobj::import(&self.0, fd)
     }
 }
-
-#[cfg(all(test, feature = "guest"))]
-mod tests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,12 +38,16 @@ struct Shared {
     bell: OwnedFd,
     stopping: AtomicBool,
     watches: Mutex<Watches>,
+    /// Signalled when one of [`Watches::firing`] has gone.
+    fired: Condvar,
 }
 
 #[derive(Default)]
 struct Watches {
     last: u64,
     by_ticket: HashMap<u64, Watch>,
+    /// Files of the watches that have been taken out and are being fired.
+    firing: Vec<u64>,
     /// Looked at in a rhythm; most of the time there are none.
     looks: Vec<Look>,
 }
@@ -72,7 +76,8 @@ impl Poller {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
         let stopping = AtomicBool::new(false);
-        let shared = Arc::new(Shared { epoll, bell, stopping, watches: Mutex::default() });
+        let (watches, fired) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { epoll, bell, stopping, watches, fired });
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -125,7 +130,8 @@ impl Poller {
         drop(watch);
     }
 
-    /// Does what is due for a file whose fences have signalled, without waiting for the thread.
+    /// Does what is due for a file whose fences have signalled, and waits until what the thread has
+    /// begun of that is done. Not from inside a [`Then`].
     pub(super) fn settle(&self, file: u64) {
         let of_file = |(ticket, watch): (&u64, &Watch)| (watch.file == file).then_some(*ticket);
         let mut tickets: Vec<_> = self.shared.lock().by_ticket.iter().filter_map(of_file).collect();
@@ -136,6 +142,10 @@ impl Poller {
                 self.shared.fire(ticket);
             }
         }
+        // What the thread, or who settles at the same time, has begun.
+        let watches = self.shared.lock();
+        let firing = |watches: &mut Watches| watches.firing.contains(&file);
+        drop(self.shared.fired.wait_while(watches, firing).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -165,6 +175,23 @@ impl Watches {
     }
 }
 
+/// A watch is fired when this is dropped, also if that panicked.
+struct Fired<'a> {
+    shared: &'a Shared,
+    file: u64,
+}
+
+impl Drop for Fired<'_> {
+    fn drop(&mut self) {
+        let mut watches = self.shared.lock();
+        if let Some(at) = watches.firing.iter().position(|file| *file == self.file) {
+            watches.firing.swap_remove(at);
+        }
+        drop(watches);
+        self.shared.fired.notify_all();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Watches> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
@@ -176,10 +203,12 @@ impl Shared {
     }
 
     fn fire(&self, ticket: u64) {
-        let watch = self.lock().take(&self.epoll, ticket);
-        if let Some(Watch { fence, then, .. }) = watch {
-            then(fence.state());
-        }
+        let mut watches = self.lock();
+        let Some(Watch { fence, file, then }) = watches.take(&self.epoll, ticket) else { return };
+        watches.firing.push(file);
+        drop(watches);
+        let _fired = Fired { shared: self, file };
+        then(fence.state());
     }
 
     fn run(&self) {
@@ -267,6 +296,35 @@ mod tests {
             left == 0
         }));
         assert_eq!(tell.iter().collect::<Vec<_>>(), [2, 1, 0]);
+    }
+
+    #[test]
+    fn settling_waits_for_what_the_thread_has_begun() {
+        let poller = Poller::start().unwrap();
+        let ((begun, begins), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel::<()>());
+        let done = Arc::new(AtomicBool::new(false));
+        let (fence, end) = pipe();
+        let then = {
+            let done = Arc::clone(&done);
+            Box::new(move |_| {
+                begun.send(()).unwrap();
+                goes_on.recv().unwrap();
+                done.store(true, Ordering::Release);
+            })
+        };
+        poller.watch(7, fence, then).unwrap();
+        rustix::io::write(&end, &[0]).unwrap();
+        begins.recv().unwrap();
+        poller.settle(8);
+        assert!(!done.load(Ordering::Acquire), "another file's is not waited for");
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| {
+                poller.settle(7);
+                done.load(Ordering::Acquire)
+            });
+            go_on.send(()).unwrap();
+            assert!(settled.join().unwrap());
+        });
     }
 
     #[test]

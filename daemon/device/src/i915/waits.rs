@@ -43,6 +43,7 @@ struct Missing {
 #[derive(Debug)]
 struct Wait {
     token: u64,
+    all: bool,
     available: bool,
     state: Mutex<State>,
 }
@@ -74,7 +75,8 @@ impl Wait {
             return false;
         }
         state.left = state.left.saturating_sub(count);
-        state.first = position;
+        // Who waits for all of them is not told an order.
+        state.first = if self.all { 0 } else { position };
         state.left == 0 && state.begun
     }
 }
@@ -96,7 +98,8 @@ pub(super) fn watch(
     }
     let left = if wait.all { wait.objects.len() } else { 1 };
     let state = State { left, begun: false, first: 0, tickets: Vec::new() };
-    let pending = Arc::new(Wait { token, available: wait.available, state: Mutex::new(state) });
+    let (all, available) = (wait.all, wait.available);
+    let pending = Arc::new(Wait { token, all, available, state: Mutex::new(state) });
     let begun = begin(file, wait, &pending);
     if let Err(error) = begun {
         end(file, &pending);
@@ -109,7 +112,7 @@ pub(super) fn watch(
         table.by_token.insert(token, Arc::clone(&pending));
         return Ok(None);
     }
-    let first = if wait.all { 0 } else { state.first };
+    let first = state.first;
     drop((state, table));
     end(file, &pending);
     Ok(Some(first))
