@@ -5,10 +5,11 @@
 //! limits until its sessions are gone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_core::{Capabilities, Class as Account, Resource};
+use gpu_broker_device::{Share, Weight};
 
 use crate::histogram::Histogram;
 use crate::limiter::Limiter;
@@ -24,7 +25,8 @@ pub(crate) struct Class {
     pub(crate) counts: Counts,
     /// For its lines in the audit log.
     pub(crate) limiter: Limiter,
-    weight: AtomicU32,
+    /// Of engine time, against other classes; its sessions have it together.
+    share: Share,
     /// The device as its sessions see it: with the engines that they may use.
     capabilities: Mutex<Arc<Capabilities>>,
 }
@@ -69,7 +71,7 @@ impl Class {
             rate: Rate::default(),
             counts: Counts::default(),
             limiter: Limiter::default(),
-            weight: AtomicU32::new(rule.weight),
+            share: Share::new(Weight::new(rule.weight)),
             capabilities: Mutex::new(Arc::clone(device)),
         };
         class.apply(rule, device);
@@ -80,9 +82,14 @@ impl Class {
         self.account.name()
     }
 
-    /// Share of engine time, against other classes.
+    /// Worth of its sessions' share of engine time, against other classes.
     pub(crate) fn weight(&self) -> u32 {
-        self.weight.load(Ordering::Relaxed)
+        self.share.weight().get()
+    }
+
+    /// What its sessions have of the device together.
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
     }
 
     /// The device for a session that opens now.
@@ -97,7 +104,7 @@ impl Class {
         }
         self.account.set_privileges(rule.privileges);
         self.rate.set(rule.requests_per_second);
-        self.weight.store(rule.weight, Ordering::Relaxed);
+        self.share.set_weight(Weight::new(rule.weight));
         let visible = if rule.engines.is_empty() {
             Arc::clone(device)
         } else {

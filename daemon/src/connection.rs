@@ -550,7 +550,7 @@ fn farewell(socket: OwnedFd, epitaph: Option<Epitaph>) {
 mod tests {
     use gpu_broker_core::Capabilities;
     use gpu_broker_device::soft::SoftFile;
-    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Health, Weight};
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Health, Share};
     use gpu_broker_protocol::message::Hello;
     use gpu_broker_protocol::{Request, version};
 
@@ -574,7 +574,7 @@ mod tests {
         fn open(
             &self,
             _events: Arc<dyn EventSink>,
-            _weight: Weight,
+            _share: Share,
         ) -> Result<SoftFile, DeviceError> {
             panic!("the bug")
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gpu_broker_core::{Session, Time};
-use gpu_broker_device::{Device, EventSink, Weight};
+use gpu_broker_device::{Device, EventSink};
 use gpu_broker_protocol::limits::CLIENT_NAME_BYTES_MAX;
 use gpu_broker_protocol::message::{Hello, HelloReply};
 use gpu_broker_protocol::version::{self, feature};
@@ -41,10 +41,8 @@ pub(crate) fn open<D: Device>(
     let class = &entry.log.class;
     let capabilities = class.capabilities();
     let events: Arc<dyn EventSink> = Arc::clone(entry) as _;
-    let file = server
-        .device
-        .open(events, Weight::new(class.weight()))
-        .map_err(|error| refusal_of(&error))?;
+    let file =
+        server.device.open(events, class.share().clone()).map_err(|error| refusal_of(&error))?;
     let hands = DeviceHands::new(file, Arc::clone(entry) as _, server.clock);
     let session = Arc::new(Session::open(
         now,

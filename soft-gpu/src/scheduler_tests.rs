@@ -33,7 +33,7 @@ impl Script {
 
 /// Of a session of the default weight.
 fn claim(session: u64, priority: i32) -> Claim {
-    Claim { session, weight: WEIGHT_DEFAULT, priority }
+    Claim { group: session, weight: WEIGHT_DEFAULT, session, priority }
 }
 
 /// A scheduler, its clock, and what happened.
@@ -462,7 +462,7 @@ proptest! {
         prop_assert_eq!(over, all);
         prop_assert_eq!(sim.scheduler.usage().completed, keys.len() as u64);
         prop_assert_eq!(sim.scheduler.load(), 0);
-        prop_assert_eq!(sim.scheduler.ready.remembered(), (0, 0), "nothing is to be done");
+        prop_assert_eq!(sim.scheduler.ready.remembered(), (0, 0, 0), "nothing is to be done");
     }
 }
 

@@ -35,6 +35,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("usage_is_counted", "of what ran on an engine, the kernel tells the time alone, by file"),
     ("engine_time_adds_up", "the kernel tells times of files, not of contexts"),
     ("files_share_an_engine_by_weight", "the kernel's scheduler knows no weights"),
+    ("files_of_one_share_have_it_together", "the kernel shares by context, whoever has it"),
     // Memory.
     ("relocations_wait_for_whoever_uses_the_memory", "a batch that is written to is refused"),
     ("timelines_have_a_limit", "the kernel's have none; how many a session has is core's to limit"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gpu_broker_device::soft::{Config, SoftDevice};
 use gpu_broker_device::{
     Batch, ContextSpec, Device, DeviceEvent, DeviceFile, EngineId, EventSink, Object, Placement,
-    Submission, Weight,
+    Share, Submission, Weight,
 };
 
 const WEIGHTS: [u32; 4] = [50, 100, 200, 400];
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes: Vec<u8> = commands.iter().flat_map(|dword: &u32| dword.to_le_bytes()).collect();
     let mut files = Vec::new();
     for weight in WEIGHTS {
-        let file = device.open(Arc::new(Ignore), Weight::new(weight))?;
+        let file = device.open(Arc::new(Ignore), Share::new(Weight::new(weight)))?;
         let vm = file.create_vm()?;
         let buffer = file.create_buffer(4096)?;
         let (fd, offset) = file.share_buffer(&buffer)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use gpu_broker_device::soft::{Config, SoftDevice, SoftFile};
 use gpu_broker_device::{
     Batch, ContextSpec, Device, DeviceEvent, DeviceFile, EngineId, EventSink, Object, Placement,
-    Submission, Weight,
+    Share, Submission,
 };
 
 const ROUNDS: u32 = 200_000;
@@ -25,7 +25,7 @@ type Context = <SoftFile as DeviceFile>::Context;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = SoftDevice::start(Config::default())?;
-    let file = device.open(Arc::new(Ignore), Weight::default())?;
+    let file = device.open(Arc::new(Ignore), Share::default())?;
     let vm = file.create_vm()?;
     let context = file.create_context(ContextSpec {
         tag: 1,

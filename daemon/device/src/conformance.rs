@@ -73,7 +73,7 @@ macro_rules! with_every_case {
             waits_can_be_given_up, waits_end_from_many_threads, buffers_pass_between_files,
             work_of_two_files_is_ordered_on_a_buffer, two_files_take_turns_on_their_buffers,
             other_fds_are_no_buffers, buffers_report_when_accessible, engine_time_adds_up,
-            files_share_an_engine_by_weight,
+            files_share_an_engine_by_weight, files_of_one_share_have_it_together,
         }
     };
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
-    DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Health, Submission, Submitted,
-    SyncobjWait, Weight,
+    DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Health, Share, Submission,
+    Submitted, SyncobjWait,
 };
 
 /// A device that fails now and then.
@@ -94,9 +94,9 @@ impl<D: Device> Device for Faulty<D> {
         self.device.probe();
     }
 
-    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<Self::File, DeviceError> {
+    fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<Self::File, DeviceError> {
         self.luck.draw(ANY)?;
-        Ok(FaultyFile { file: self.device.open(events, weight)?, luck: Arc::clone(&self.luck) })
+        Ok(FaultyFile { file: self.device.open(events, share)?, luck: Arc::clone(&self.luck) })
     }
 
     fn engine_usage(&self) -> Vec<EngineUsage> {
@@ -329,7 +329,7 @@ mod tests {
     /// Which of 200 calls fail.
     fn failures(seed: u64, one_in: u64) -> Vec<bool> {
         let device = Faulty::new(SoftDevice::start(Config::default()).unwrap(), seed, one_in);
-        let open = || device.open(Arc::new(Events::default()), Weight::default());
+        let open = || device.open(Arc::new(Events::default()), Share::default());
         let failed: Vec<_> = (0..200).map(|_| open().is_err()).collect();
         assert_eq!(device.failures(), failed.iter().filter(|failed| **failed).count() as u64);
         failed

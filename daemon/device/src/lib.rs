@@ -22,7 +22,7 @@ mod usage;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub use self::usage::{BufferMemory, CLASSES, ClassTimes, Weight};
+pub use self::usage::{BufferMemory, CLASSES, ClassTimes, Share, Weight};
 pub use capture::{Capture, Command, Region, RegionKind};
 
 pub use description::{
@@ -60,11 +60,12 @@ pub trait Device: Send + Sync + 'static {
 
     /// Opens the device for one session. `events` is called from any thread, must not block, and is
     /// called until every request of the file has completed, even after the file is dropped.
-    /// `weight` is the session's share of an engine among sessions of equal priority.
+    /// `share` is what it has of an engine among files with work of equal priority; files that are
+    /// opened with the same have it together.
     ///
     /// # Errors
     /// The device is gone, wedged, or out of memory or fds.
-    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<Self::File, DeviceError>;
+    fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<Self::File, DeviceError>;
 
     /// What each engine has done since the device was opened, in the order of
     /// [`Description::engines`].

@@ -3,9 +3,10 @@
 use std::fmt::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gpu_broker_core::Resource;
-use gpu_broker_device::Device;
+use gpu_broker_device::{CLASSES, Device};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -14,6 +15,9 @@ use prometheus_client::registry::Registry;
 use crate::classes::Class;
 use crate::histogram::Histogram;
 use crate::server::Server;
+
+/// Classes of engines, in the order of their numbers and as drm-usage-stats has them.
+const ENGINE_CLASSES: [&str; CLASSES] = ["render", "copy", "video", "video-enhance", "compute"];
 
 /// Everything, as it is now.
 pub(super) fn render<D: Device>(server: &Server<D>) -> Result<String, Error> {
@@ -24,7 +28,7 @@ pub(super) fn render<D: Device>(server: &Server<D>) -> Result<String, Error> {
         engines: engines
             .map(|(name, usage)| Engine {
                 name,
-                busy: std::time::Duration::from_nanos(usage.busy_ns).as_secs_f64(),
+                busy: Duration::from_nanos(usage.busy_ns).as_secs_f64(),
                 completed: usage.completed,
                 faults: usage.faults,
             })
@@ -123,13 +127,21 @@ impl Snapshot {
                 }
             }
         }
-        let help = "Share of engine time of each session, against others";
+        let help = "Share of engine time of its sessions together, against other classes";
         let mut family = out.encode_descriptor("class_weight", help, None, MetricType::Gauge)?;
         for class in &self.classes {
             let labels = [("class", class.name())];
             family.encode_family(&labels)?.encode_gauge(&class.weight())?;
         }
-        Ok(())
+        let had = self.classes.iter().flat_map(|class| {
+            let times = class.share().engine_times().0;
+            ENGINE_CLASSES.iter().zip(times).map(|(engine, ns)| {
+                let labels = [("class", class.name()), ("engine", *engine)];
+                (labels, Duration::from_nanos(ns).as_secs_f64())
+            })
+        });
+        let help = "Engine time of the sessions of a class, by class of engine";
+        counter(out, "class_engine_seconds", help, had)
     }
 
     fn counts(&self, out: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

@@ -13,6 +13,9 @@ const SLICE: u64 = 1_000_000;
 /// A session that always has work.
 #[derive(Clone, Debug)]
 struct Greedy {
+    /// A group with others; `None` is one of its own.
+    group: Option<u64>,
+    /// Of its group; sessions of one have the same.
     weight: u32,
     /// Batches it has queued at any time.
     queued: usize,
@@ -52,9 +55,11 @@ impl Load {
     }
 
     fn submit(&mut self, session: u64, priority: i32) {
-        let weight = usize::try_from(session).ok().and_then(|session| self.sessions.get(session));
-        let weight = weight.map_or(WEIGHT_DEFAULT, |greedy| greedy.weight);
-        let claim = Claim { session, weight, priority };
+        let greedy = usize::try_from(session).ok().and_then(|session| self.sessions.get(session));
+        let (group, weight) = greedy.map_or((session, WEIGHT_DEFAULT), |greedy| {
+            (greedy.group.unwrap_or(session), greedy.weight)
+        });
+        let claim = Claim { group, weight, session, priority };
         self.scheduler.submit(self.now, Work { session, at: 0 }, claim);
     }
 
@@ -90,7 +95,7 @@ impl Load {
 
 fn greedy() -> impl Strategy<Value = Greedy> {
     (1..=1000u32, 1..40usize, prop::collection::vec(1..MS, 1..8))
-        .prop_map(|(weight, queued, turns)| Greedy { weight, queued, turns })
+        .prop_map(|(weight, queued, turns)| Greedy { group: None, weight, queued, turns })
 }
 
 proptest! {
@@ -131,6 +136,50 @@ proptest! {
         }
     }
 
+    /// The same bound between groups, whatever number of sessions each has, and between the sessions
+    /// of each, which are equals.
+    #[test]
+    fn a_group_has_one_share_and_its_sessions_equal_parts_of_it(
+        groups in prop::collection::vec((1..=1000u32, prop::collection::vec(greedy(), 1..4)), 2..4),
+        from in 0..300usize,
+    ) {
+        let mut sessions = Vec::new();
+        for (group, (weight, members)) in groups.into_iter().enumerate() {
+            let group = Some(500 + group as u64);
+            sessions.extend(members.into_iter().map(|member| Greedy { group, weight, ..member }));
+        }
+        let mut load = Load::new(sessions);
+        let count = load.sessions.len();
+        let mut began = vec![0; count];
+        for step in 0..600 {
+            load.step();
+            if step <= from {
+                began = (0..count).map(|session| load.had(session)).collect();
+                continue;
+            }
+            let had = |session: usize| u128::from(load.had(session) - began[session]);
+            let slice = |session: usize| u128::from(load.longest_slice(session));
+            let of = |session: usize| {
+                let group = load.sessions[session].group;
+                let weight = u128::from(load.sessions[session].weight);
+                let members: Vec<usize> =
+                    (0..count).filter(|at| load.sessions[*at].group == group).collect();
+                let had: u128 = members.iter().map(|at| had(*at)).sum();
+                let longest = members.iter().map(|at| slice(*at)).max().unwrap_or_default();
+                (group, had * 100 / weight, longest * 100 / weight + 600)
+            };
+            for (first, second) in (0..count).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                let ((group, a, a_slack), (other, b, b_slack)) = (of(first), of(second));
+                let (a, b, slack) = if group == other {
+                    (had(first), had(second), slice(first) + slice(second) + 600)
+                } else {
+                    (a, b, a_slack + b_slack)
+                };
+                prop_assert!(a.abs_diff(b) <= slack, "{first}: {a}, {second}: {b}, most {slack}");
+            }
+        }
+    }
+
     /// Who comes with one job waits for the slice that runs and one of each other session, and for
     /// no queue; and the next time too.
     #[test]
@@ -156,12 +205,14 @@ proptest! {
 
     /// Sessions that come and go are forgotten once they are not ahead of the others.
     #[test]
-    fn the_idle_are_forgotten(crowd in 1..2000u64) {
-        let one = Greedy { weight: 100, queued: 1, turns: vec![MS] };
+    fn the_idle_are_forgotten(crowd in 1..2000u64, together in any::<bool>()) {
+        let one = Greedy { group: None, weight: 100, queued: 1, turns: vec![MS] };
         let mut load = Load::new(vec![one]);
         for session in 0..crowd {
-            let claim = Claim { session: 2000 + session, weight: 1, priority: 0 };
-            load.scheduler.submit(load.now, Work { session: 2000 + session, at: 0 }, claim);
+            let session = 2000 + session;
+            let group = if together { 2000 } else { session };
+            let claim = Claim { group, weight: 1, session, priority: 0 };
+            load.scheduler.submit(load.now, Work { session, at: 0 }, claim);
         }
         // All of the crowd has its only turn, after which each is far ahead of who goes on.
         while load.scheduler.load() > 1 {
@@ -173,13 +224,15 @@ proptest! {
                 load.submit(0, 0);
             }
         }
-        let (priorities, sessions) = load.scheduler.ready.remembered();
+        let (priorities, groups, sessions) = load.scheduler.ready.remembered();
         prop_assert_eq!(priorities, 1);
+        prop_assert!(groups <= LINGERING_MAX + 1, "{groups} are remembered");
+        // Each alone in its group, or all in one.
         prop_assert!(sessions <= LINGERING_MAX + 1, "{sessions} are remembered");
-        while load.now < 100_000 * MS && load.scheduler.ready.remembered().1 > 1 {
+        while load.now < 100_000 * MS && load.scheduler.ready.remembered().2 > 1 {
             load.step();
         }
-        prop_assert_eq!(load.scheduler.ready.remembered(), (1, 1));
+        prop_assert_eq!(load.scheduler.ready.remembered(), (1, 1, 1));
     }
 }
 
@@ -187,8 +240,9 @@ proptest! {
 /// in three parts, not in a thousand and three.
 #[test]
 fn queueing_more_does_not_get_more() {
-    let endless = |queued| Greedy { weight: 100, queued, turns: vec![MS / 2; 1_000_000] };
-    let short = Greedy { weight: 100, queued: 1000, turns: vec![20_000] };
+    let endless =
+        |queued| Greedy { group: None, weight: 100, queued, turns: vec![MS / 2; 1_000_000] };
+    let short = Greedy { group: None, weight: 100, queued: 1000, turns: vec![20_000] };
     let mut load = Load::new(vec![short, endless(2), endless(1)]);
     while load.now < 300 * MS {
         load.step();
@@ -199,10 +253,24 @@ fn queueing_more_does_not_get_more() {
     }
 }
 
+/// Four sessions of one group and one of another: a half for each group.
+#[test]
+fn opening_more_sessions_does_not_get_more() {
+    let of_group =
+        |group| Greedy { group: Some(group), weight: 100, queued: 2, turns: vec![MS / 4; 100] };
+    let mut load = Load::new([1, 1, 1, 1, 2].map(of_group).to_vec());
+    while load.now < 800 * MS {
+        load.step();
+    }
+    let had: Vec<u64> = (0..5).map(|session| load.had(session) / MS).collect();
+    assert!(had[..4].iter().all(|had| (98..=102).contains(had)), "{had:?}");
+    assert!((397..=403).contains(&had[4]), "{had:?}");
+}
+
 /// Three times the weight, three times the engine.
 #[test]
 fn a_weight_is_a_share() {
-    let of_weight = |weight| Greedy { weight, queued: 3, turns: vec![MS / 4; 100] };
+    let of_weight = |weight| Greedy { group: None, weight, queued: 3, turns: vec![MS / 4; 100] };
     let mut load = Load::new(vec![of_weight(100), of_weight(300), of_weight(50)]);
     while load.now < 900 * MS {
         load.step();
@@ -216,7 +284,7 @@ fn a_weight_is_a_share() {
 /// equal, and who had it for a moment does not pay for the long time others had it.
 #[test]
 fn priorities_have_accounts_of_their_own() {
-    let greedy = |turns: Vec<u64>| Greedy { weight: 100, queued: 1, turns };
+    let greedy = |turns: Vec<u64>| Greedy { group: None, weight: 100, queued: 1, turns };
     let mut load = Load::new(vec![greedy(vec![MS / 2; 1_000_000])]);
     // Session 0 works for a long time alone at priority 0; another for long at 5.
     while load.now < 50 * MS {

@@ -44,6 +44,12 @@ fn metrics_say_what_happened() {
     };
     assert_eq!((held("contexts"), held("sessions")), (1.0, 2.0), "ours, and the monitor");
     assert!(value(&path, "gpu_broker_engine_batches_total{engine=\"rcs0\"}") >= 1.0);
+    let had = |class: &str, engine: &str| {
+        let labels = format!("{{class=\"{class}\",engine=\"{engine}\"}}");
+        value(&path, &format!("gpu_broker_class_engine_seconds_total{labels}"))
+    };
+    assert!(had("default", "render") > 0.0, "the witness is gone, what it had is not");
+    assert_eq!((had("default", "compute"), had("deny", "render")), (0.0, 0.0));
     let execbufs = "gpu_broker_request_seconds_count{class=\"default\",request=\"execbuf\"}";
     assert!(value(&path, execbufs) >= 8.0, "the witness's");
     let text = ask(&path, "GET / HTTP/1.0\r\n\r\n").expect("served");

@@ -409,8 +409,9 @@ impl<Memory> World<Memory> {
         let load = |engine: &usize| self.engines[*engine].scheduler.load();
         let engine = request.engines.iter().copied().min_by_key(load).unwrap_or(0);
         let claim = Claim {
-            session: request.owner.0 as u64,
+            group: request.owner.0 as u64,
             weight: WEIGHT_DEFAULT,
+            session: request.owner.0 as u64,
             priority: context.priority,
         };
         let key = self.engines[engine].scheduler.submit(self.now, id, claim);

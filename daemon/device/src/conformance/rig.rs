@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::soft::sys::Mapping;
 use crate::{
     Batch, ContextSpec, Device, DeviceError, DeviceEvent, DeviceFile, EngineId, EngineSlot,
-    EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Submission, Weight,
+    EventSink, FaultReport, FenceState, Object, Outcome, Patch, Placement, Share, Submission,
 };
 
 /// How long a case waits for something that has to happen.
@@ -179,18 +179,18 @@ impl<'a, D: Device> Job<'a, D> {
 impl<D: Device> Rig<D> {
     pub(crate) fn new(device: D) -> Self {
         let events = Arc::new(Events::default());
-        let file = device.open(Arc::<Events>::clone(&events), Weight::default()).unwrap();
+        let file = device.open(Arc::<Events>::clone(&events), Share::default()).unwrap();
         Self { device: Arc::new(device), file, events, next: AtomicU64::new(1) }
     }
 
     /// Another file of the same device, with events of its own.
     pub(crate) fn another(&self) -> Self {
-        self.another_of_weight(Weight::default())
+        self.another_with(Share::default())
     }
 
-    pub(crate) fn another_of_weight(&self, weight: Weight) -> Self {
+    pub(crate) fn another_with(&self, share: Share) -> Self {
         let events = Arc::new(Events::default());
-        let file = self.device.open(Arc::<Events>::clone(&events), weight).unwrap();
+        let file = self.device.open(Arc::<Events>::clone(&events), share).unwrap();
         // Its addresses are not those of this one: memory of one can be bound beside the other's.
         let next = AtomicU64::new(self.number() << 16);
         Self { device: Arc::clone(&self.device), file, events, next }

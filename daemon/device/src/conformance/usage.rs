@@ -2,7 +2,7 @@
 
 use super::asm::Asm;
 use super::rig::*;
-use crate::{CLASSES, ClassTimes, Device, DeviceFile, Placement, Weight};
+use crate::{CLASSES, ClassTimes, Device, DeviceFile, Placement, Share, Weight};
 
 /// What may be on its way between two counters.
 const TOLERANCE_NS: u64 = 5_000_000;
@@ -71,8 +71,24 @@ pub(crate) fn engine_time_adds_up<D: Device>(rig: &Rig<D>) {
 const CONTEST_NS: u64 = 1_000_000_000;
 
 pub(crate) fn files_share_an_engine_by_weight<D: Device>(rig: &Rig<D>) {
-    let heavy = rig.another_of_weight(Weight::new(300));
+    let heavy = rig.another_with(Share::new(Weight::new(300)));
     // The light one has three endless batches, which gets it nothing.
+    let had = contest(&[(rig, 3), (&heavy, 1)]);
+    let times = had[1] as f64 / had[0] as f64;
+    assert!((2.0..4.5).contains(&times), "{had:?}: {times:.2} to 1");
+}
+
+/// Two files of one share have half of the engine beside a third, not two thirds.
+pub(crate) fn files_of_one_share_have_it_together<D: Device>(rig: &Rig<D>) {
+    let share = Share::default();
+    let members = [share.clone(), share].map(|share| rig.another_with(share));
+    let had = contest(&[(rig, 1), (&members[0], 1), (&members[1], 1)]);
+    let times = (had[1] + had[2]) as f64 / had[0] as f64;
+    assert!((0.7..1.5).contains(&times), "{had:?}: {times:.2} to 1");
+}
+
+/// The engine time each file has while all have so many endless batches.
+fn contest<D: Device>(files: &[(&Rig<D>, usize)]) -> Vec<u64> {
     let endless = |rig: &Rig<D>, batches: usize| {
         let vm = rig.vm();
         let contexts: Vec<_> = (0..batches).map(|_| rig.context(&vm).0).collect();
@@ -89,19 +105,17 @@ pub(crate) fn files_share_an_engine_by_weight<D: Device>(rig: &Rig<D>) {
         (contexts, pending)
     };
     let time = |rig: &Rig<D>| rig.file.engine_times().0[usize::from(RCS0.class)];
-    let light_work = endless(rig, 3);
-    eventually("the light one has the engine", || time(rig) > 0);
-    let heavy_work = endless(&heavy, 1);
-    let before = [time(rig), time(&heavy)];
-    let had = || [time(rig) - before[0], time(&heavy) - before[1]];
-    eventually("the engine is used", || had().iter().sum::<u64>() > CONTEST_NS);
-    let [light, heavier] = had();
-    for (rig, (contexts, pending)) in [(rig, light_work), (&heavy, heavy_work)] {
+    let work: Vec<_> = files.iter().map(|(rig, batches)| endless(rig, *batches)).collect();
+    eventually("each had the engine", || files.iter().all(|(rig, _)| time(rig) > 0));
+    let before: Vec<u64> = files.iter().map(|(rig, _)| time(rig)).collect();
+    let had = || files.iter().zip(&before).map(|((rig, _), before)| time(rig) - before);
+    eventually("the engine is used", || had().sum::<u64>() > CONTEST_NS);
+    let had: Vec<u64> = had().collect();
+    for ((rig, _), (contexts, pending)) in files.iter().zip(work) {
         contexts.into_iter().for_each(|context| rig.file.close_context(context, true));
         for pending in pending {
             rig.wait(&pending);
         }
     }
-    let times = heavier as f64 / light as f64;
-    assert!((2.0..4.5).contains(&times), "{heavier} ns and {light} ns: {times:.2} to 1");
+    had
 }

@@ -51,8 +51,8 @@ use self::waits::Waits;
 use crate::soft::limits::Quota;
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
-    DeviceError, DeviceEvent, DeviceFile, EngineUsage, EventSink, FenceState, Health, Submission,
-    Submitted, SyncobjWait, Weight,
+    DeviceError, DeviceEvent, DeviceFile, EngineUsage, EventSink, FenceState, Health, Share,
+    Submission, Submitted, SyncobjWait,
 };
 
 pub use self::buffer::{Buffer, UserMemory};
@@ -278,7 +278,7 @@ impl Device for I915Device {
     }
 
     /// The kernel's scheduler knows priorities, but no weights.
-    fn open(&self, events: Arc<dyn EventSink>, _weight: Weight) -> Result<I915File, DeviceError> {
+    fn open(&self, events: Arc<dyn EventSink>, _share: Share) -> Result<I915File, DeviceError> {
         let card = self.0.open().map_err(|errno| {
             if matches!(errno, Errno::NODEV | Errno::NXIO | Errno::NOENT) {
                 self.0.set_health(Health::Gone);

@@ -9,8 +9,8 @@ use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
 use super::request::Request;
 use super::signal::Signal;
-use super::usage::Meter;
 use super::{FileShared, Vm};
+use crate::usage::Meter;
 use crate::{ClassTimes, ContextSpec, ContextUpdate};
 
 /// A context of a session: the handle. Requests in flight keep what they need of it.
@@ -92,13 +92,15 @@ impl ContextShared {
 
     /// On whose account its work runs.
     pub(super) fn claim(&self, priority: i32) -> Claim {
-        Claim { session: self.file.number, weight: self.file.weight.get(), priority }
+        let (group, weight) = (self.file.share.number(), self.file.share.weight().get());
+        Claim { group, weight, session: self.file.number, priority }
     }
 
     /// It had an engine for so long.
     pub(super) fn ran(&self, engine: &EngineSpec, ns: u64) {
-        self.meter.add(engine, ns);
-        self.file.meter.add(engine, ns);
+        self.meter.add(engine.class, ns);
+        self.file.meter.add(engine.class, ns);
+        self.file.share.meter().add(engine.class, ns);
     }
 
     pub(super) fn times(&self) -> ClassTimes {

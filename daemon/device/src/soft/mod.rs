@@ -34,7 +34,6 @@ mod submit;
 mod syncobj;
 mod syncobj_fd;
 pub(crate) mod sys;
-mod usage;
 mod userptr;
 mod watch;
 
@@ -54,13 +53,13 @@ use self::shared::SharedBuffers;
 use self::signal::Signal;
 use self::space::Space;
 use self::syncobj_fd::SyncobjExports;
-use self::usage::Meter;
 use self::userptr::Userptr;
 use self::watch::{Report, Waits, Watch};
+use crate::usage::Meter;
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceEvent, DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink,
-    FenceState, Health, Submission, Submitted, SyncobjWait, Weight,
+    FenceState, Health, Share, Submission, Submitted, SyncobjWait,
 };
 
 pub use self::buffer::Buffer;
@@ -112,7 +111,7 @@ pub(crate) struct FileShared {
     order: Arc<Order>,
     /// No other file of the device has the same.
     number: u64,
-    weight: Weight,
+    share: Share,
     meter: Meter,
 }
 
@@ -237,7 +236,7 @@ impl Device for SoftDevice {
 
     fn probe(&self) {}
 
-    fn open(&self, events: Arc<dyn EventSink>, weight: Weight) -> Result<SoftFile, DeviceError> {
+    fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
         let waits = Waits::new(Arc::clone(&events));
         let syncobj_fds = Quota::syncobj_fds_of_file();
@@ -251,7 +250,7 @@ impl Device for SoftDevice {
             syncobj_fds,
             order,
             number,
-            weight,
+            share,
             meter,
         })))
     }
