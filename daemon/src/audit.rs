@@ -36,7 +36,7 @@ pub(crate) fn refused(log: &SessionLog, now: Time, opcode: u16, refusal: &Refusa
 fn is_policy(refusal: &Refusal) -> bool {
     use gpu_broker_protocol::Reason::{
         BannablePrivilege, BufferLimit, BufferMemoryLimit, ContextLimit, Denied, InFlightLimit,
-        PriorityPrivilege, VmLimit,
+        PriorityPrivilege, UserptrMemoryLimit, VmLimit,
     };
     matches!(
         refusal.reason,
@@ -47,6 +47,7 @@ fn is_policy(refusal: &Refusal) -> bool {
             | Denied
             | InFlightLimit
             | PriorityPrivilege
+            | UserptrMemoryLimit
             | VmLimit
     )
 }

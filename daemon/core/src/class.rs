@@ -72,7 +72,8 @@ impl Resource {
             Self::Contexts => Reason::ContextLimit,
             Self::Vms => Reason::VmLimit,
             Self::Buffers => Reason::BufferLimit,
-            Self::BufferMemory | Self::UserptrMemory => Reason::BufferMemoryLimit,
+            Self::BufferMemory => Reason::BufferMemoryLimit,
+            Self::UserptrMemory => Reason::UserptrMemoryLimit,
             Self::Submissions => Reason::InFlightLimit,
         }
     }

@@ -118,6 +118,11 @@ impl<H: Hands> Memory<H> {
         Ok(Room { count, bytes: self.class.hold(Resource::BufferMemory, size)? })
     }
 
+    /// Who is charged.
+    pub(crate) const fn class(&self) -> &Arc<Class> {
+        &self.class
+    }
+
     /// Bytes of memfds that userptr buffers may be over.
     pub(crate) const fn userptr_limit(&self) -> u64 {
         self.limits.userptr_memory_bytes

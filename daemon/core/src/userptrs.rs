@@ -17,6 +17,7 @@ use gpu_broker_protocol::userptr::{UserptrCreate, UserptrInvalidate, flag};
 use gpu_broker_protocol::{BufferId, Reason, Refusal};
 
 use crate::buffer::Buffer;
+use crate::class::{Hold, Resource};
 use crate::hands::Hands;
 use crate::memory::{Memory, Vm};
 use crate::session::Session;
@@ -76,6 +77,8 @@ struct Mapping<H: Hands> {
     memory: H::UserMemory,
     bytes: u64,
     writable: bool,
+    /// What the class is charged for it.
+    _charge: Hold,
 }
 
 impl<H: Hands> Userptrs<H> {
@@ -104,7 +107,8 @@ impl<H: Hands> Files<H> {
     fn memory(
         &mut self,
         memfd: &Memfd,
-        (end, writable, limit): (u64, bool, u64),
+        (end, writable): (u64, bool),
+        room: &Memory<H>,
         map: impl FnOnce(u64, bool) -> Result<H::UserMemory, Refusal>,
     ) -> Result<H::UserMemory, Refusal> {
         let fits = |mapping: &&Mapping<H>| mapping.bytes >= end && mapping.writable >= writable;
@@ -116,14 +120,16 @@ impl<H: Hands> Files<H> {
         if self.mappings >= USERPTR_MEMFDS_PER_SESSION_MAX {
             return Err(Reason::UserptrFileLimit.into());
         }
+        let limit = room.userptr_limit();
         let total = self.bytes.checked_add(bytes).filter(|total| *total <= limit);
         let Some(total) = total else {
             let detail = format!("{bytes} bytes more than {} would be above {limit}", self.bytes);
             return Err(Refusal::new(Reason::UserptrMemoryLimit).with_detail(detail));
         };
+        let charge = room.class().hold(Resource::UserptrMemory, bytes)?;
         let memory = map(bytes, writable)?;
         let file = self.by_file.entry(memfd.file).or_insert_with(File::new);
-        file.mappings.push(Mapping { memory: memory.clone(), bytes, writable });
+        file.mappings.push(Mapping { memory: memory.clone(), bytes, writable, _charge: charge });
         (self.bytes, self.mappings) = (total, self.mappings.saturating_add(1));
         Ok(memory)
     }
@@ -233,8 +239,7 @@ impl<H: Hands> Session<H> {
         let room = memory.reserve(0)?;
         let mut files = self.userptrs.hold_off();
         files.sweep(&self.hands, &mut gone);
-        let wanted = (end, !read_only, memory.userptr_limit());
-        let made = files.memory(&memfd, wanted, map).and_then(|mapped| {
+        let made = files.memory(&memfd, (end, !read_only), &memory, map).and_then(|mapped| {
             let device = self.hands.create_userptr(&mapped, offset, size, read_only)?;
             let user = User { pages: Pages::new(), read_only, file: memfd.file, offset };
             let buffer = Buffer::over(device, size, user);

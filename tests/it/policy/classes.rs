@@ -28,7 +28,7 @@ fn tenant(socket: &std::path::Path) -> Hoarder {
 /// The last one fits, one more is refused by name, in whichever process it is; what one gives back
 /// the other may have; and a process that dies gives back all it had. Meanwhile another class works.
 fn shared(resource: &str, key: &str, most: u32, reason: &str) {
-    let limit = if resource == "mebibytes" { most << 20 } else { most };
+    let limit = if resource.ends_with("mebibytes") { most << 20 } else { most };
     let (mut daemon, socket) = daemon(&format!("limits.{key} = {limit}"));
     let witness = Witness::start(daemon.socket());
     let (mut a, mut b) = (tenant(&socket), tenant(&socket));
@@ -77,6 +77,11 @@ fn buffers_of_a_class() {
 #[test]
 fn buffer_memory_of_a_class() {
     shared("mebibytes", "buffer_memory_bytes", 7, "buffer-memory-limit");
+}
+
+#[test]
+fn userptr_memory_of_a_class() {
+    shared("userptr_mebibytes", "userptr_memory_bytes", 5, "userptr-memory-limit");
 }
 
 #[test]
@@ -130,6 +135,47 @@ fn requests_per_second_of_a_class() {
     assert_eq!(super::metrics::value(&metrics, of_others), 0.0);
     witness.goes_on();
     witness.finish();
+    daemon.assert_unharmed();
+}
+
+/// Two processes of one class have an engine's half beside one of another, not two thirds. What is
+/// compared is engine time as the daemon counts it.
+#[test]
+fn engine_time_of_a_class() {
+    let builder = Builder::new();
+    let metrics = builder.socket().with_file_name("metrics.sock");
+    let socket = builder.socket().with_file_name("tenant.sock");
+    let config = format!(
+        "[metrics]\nlisten = \"{}\"\n[[listener]]\nname = \"tenant\"\nsocket = \"{}\"\n\
+         [[class]]\nname = \"tenant\"\nmatch.listener = [\"tenant\"]\n",
+        metrics.display(),
+        socket.display()
+    );
+    let mut daemon = builder.config(&config).start();
+    let had = |class: &str| {
+        let labels = format!("{{class=\"{class}\",engine=\"render\"}}");
+        super::metrics::value(&metrics, &format!("gpu_broker_class_engine_seconds_total{labels}"))
+    };
+    let mut all = [tenant(&socket), tenant(&socket), tenant(daemon.socket())];
+    for hoarder in &mut all {
+        assert_eq!(hoarder.ask("take submissions 1"), "took 1");
+    }
+    let both = || [had("tenant"), had("default")];
+    let before = gpu_broker_tests::eventually("both have the engine", || {
+        let before = both();
+        before.iter().all(|had| *had > 0.0).then_some(before)
+    });
+    let since = || {
+        let now = both();
+        [now[0] - before[0], now[1] - before[1]]
+    };
+    let [tenants, other] = gpu_broker_tests::eventually("the engine is used", || {
+        let since = since();
+        (since[0] + since[1] > 0.5).then_some(since)
+    });
+    let times = tenants / other;
+    assert!((0.7..1.4).contains(&times), "{tenants} s and {other} s: {times:.2} to 1");
+    all.into_iter().for_each(drop);
     daemon.assert_unharmed();
 }
 

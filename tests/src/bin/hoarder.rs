@@ -6,7 +6,7 @@
 //!
 //! * `take RESOURCE COUNT` takes that many, one by one, and answers `took N`, followed by the name
 //!   and the sentence of the refusal if there was one; resources are `contexts`, `vms`, `buffers`
-//!   (of a page), `mebibytes` (buffers of one) and `submissions` (that never end);
+//!   (of a page), `mebibytes` (buffers of one), `userptr_mebibytes` (memory of its own) and `submissions` (that never end);
 //! * `give RESOURCE` gives back what was taken of it, and answers `gave N`.
 //!
 //! It ends with its standard input.
@@ -17,14 +17,17 @@
 
 use std::collections::HashMap;
 use std::io::stdin;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use gpu_broker_protocol::execbuf::ExecbufHead;
 use gpu_broker_protocol::message::{
     BufferCreate, BufferOf, ContextCreate, ContextDestroy, VmCreate, VmDestroy,
 };
+use gpu_broker_protocol::userptr::UserptrCreate;
 use gpu_broker_protocol::{Reply, Request};
 use gpu_broker_tests::{Batch, Message, Raw};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 fn main() {
     let socket = std::env::args_os().nth(1).expect("usage: hoarder SOCKET");
@@ -63,6 +66,7 @@ type Ask = Request<std::os::fd::BorrowedFd<'static>>;
 fn take(client: &mut Raw, resource: &str, count: u32, things: &mut Vec<Ask>) -> String {
     for taken in 0..count {
         let answer = match resource {
+            "userptr_mebibytes" => share(client),
             "contexts" => client.call(Request::ContextCreate(ContextCreate::default())),
             "vms" => client.call(Request::VmCreate(VmCreate::default())),
             "buffers" => client.call(buffer(4096)),
@@ -84,6 +88,15 @@ fn buffer(size: u64) -> Ask {
     Request::BufferCreate(BufferCreate { size, flags: 0, regions: None })
 }
 
+fn share(client: &mut Raw) -> Message {
+    let memfd =
+        memfd_create(c"hoarder", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("a memfd");
+    ftruncate(&memfd, 1 << 20).expect("ours");
+    fcntl_add_seals(&memfd, SealFlags::SHRINK).expect("ours");
+    let create = UserptrCreate { memfd: memfd.as_fd(), offset: 0, length: 1 << 20, flags: 0 };
+    client.call(Request::UserptrCreate(create))
+}
+
 fn submit(client: &mut Raw) -> Message {
     const ADDRESS: u64 = 0x10_0000;
     let batch = client.create_buffer(4096);
@@ -103,6 +116,7 @@ fn giving_back(reply: Reply<std::os::fd::OwnedFd>) -> Option<Ask> {
             Request::VmDestroy(VmDestroy { vm: made.vm, flags: 0, extensions: vec![] })
         }
         Reply::BufferCreate(made) => Request::BufferClose(BufferOf { buffer: made.buffer }),
+        Reply::UserptrCreate(made) => Request::BufferClose(BufferOf { buffer: made.buffer }),
         Reply::Execbuf(_) => return None,
         other => panic!("{other:?}"),
     })

@@ -8,9 +8,10 @@ use gpu_broker_protocol::message::{BufferCreate, VmCreate};
 use gpu_broker_protocol::param::ContextParam;
 use gpu_broker_protocol::{Reason, Refusal, SessionId};
 
-use crate::fake::{Event, Fake};
+use crate::fake::{Event, Fake, USER_PAGES};
 use crate::refused;
 use crate::rig::*;
+use crate::userptr::{Share, memory};
 
 fn class(limits: &[(Resource, u64)], privileges: Privileges) -> Arc<Class> {
     let mut most = ClassLimits::NONE;
@@ -35,6 +36,36 @@ fn buffer(rig: &Rig, pages: u64) -> Result<u32, Refusal> {
 
 fn held(class: &Class) -> [u64; 7] {
     Resource::ALL.map(|resource| class.held(resource))
+}
+
+/// A mapping is charged once, however many buffers are over it, and until the last is gone.
+#[test]
+fn memory_of_the_clients_is_charged_to_the_class_as_it_is_mapped() {
+    const BYTES: u64 = USER_PAGES as u64 * 4096;
+    let tenant = class(&[(Resource::UserptrMemory, 2 * BYTES)], Privileges::NONE);
+    let (a, b) = (member(&tenant, 1), member(&tenant, 2));
+    let held = || tenant.held(Resource::UserptrMemory);
+    let first = a.share(memory(1)).unwrap();
+    let again = a.share(memory(1)).unwrap();
+    assert_eq!(held(), BYTES);
+    refused!(OutOfMemory, b.share(Share { map: false, ..memory(2) }));
+    assert_eq!(held(), BYTES, "what could not be mapped holds nothing");
+    b.share(memory(1)).unwrap();
+    for rig in [&a, &b] {
+        let refusal = rig.share(memory(3)).unwrap_err();
+        assert_eq!(refusal.reason, Reason::UserptrMemoryLimit);
+        assert!(refusal.sentence().contains("class \"tenant\" holds"), "{refusal}");
+        rig.share(memory(1)).expect("it is mapped already");
+    }
+    a.close_buffer(first).unwrap();
+    refused!(UserptrMemoryLimit, b.share(memory(3)));
+    a.close_buffer(again).unwrap();
+    assert_eq!(held(), 2 * BYTES, "a has a third");
+    a.session.close();
+    assert_eq!(held(), BYTES);
+    b.share(memory(3)).unwrap();
+    drop(b);
+    assert_eq!(held(), 0);
 }
 
 #[test]
