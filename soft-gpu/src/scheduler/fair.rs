@@ -58,14 +58,17 @@ type Group = Sharing<Jobs>;
 /// The ready jobs of a session.
 type Jobs = BTreeSet<(u64, usize)>;
 
+/// A place in line: tag, since when it has it, number.
+type Place = (u64, u64, u64);
+
 /// Those who share something, by number.
 #[derive(Debug)]
 struct Sharing<T> {
     /// Tag of whoever's slice began last; never falls.
     virtual_time: u64,
     flows: HashMap<u64, Flow<T>>,
-    /// Flows with ready jobs: tag, since when it has it, number.
-    backlogged: BTreeSet<(u64, u64, u64)>,
+    /// Flows with ready jobs.
+    backlogged: BTreeSet<Place>,
     /// Flows without jobs that are ahead of `virtual_time`: tag, number.
     lingering: BTreeSet<(u64, u64)>,
 }
@@ -261,8 +264,8 @@ impl<T> Default for Sharing<T> {
 }
 
 impl Sharing<Group> {
-    /// Whose turn it is: group and session, each with its tag and since when it has it.
-    fn first(&self) -> Option<((u64, u64, u64), (u64, u64, u64))> {
+    /// Whose turn it is: group and session.
+    fn first(&self) -> Option<(Place, Place)> {
         let group = self.backlogged.first().copied()?;
         let session = self.flows.get(&group.2)?.ready.backlogged.first().copied()?;
         Some((group, session))
