@@ -6,7 +6,8 @@
 //!
 //! * `take RESOURCE COUNT` takes that many, one by one, and answers `took N`, followed by the name
 //!   and the sentence of the refusal if there was one; resources are `contexts`, `vms`, `buffers`
-//!   (of a page), `mebibytes` (buffers of one), `userptr_mebibytes` (memory of its own) and `submissions` (that never end);
+//!   (of a page), `mebibytes` (buffers of one), `userptr_mebibytes` (memory of its own) and
+//!   `submissions` (that never end);
 //! * `give RESOURCE` gives back what was taken of it, and answers `gave N`.
 //!
 //! It ends with its standard input.
