@@ -63,6 +63,8 @@ fn daemon(socket: Option<PathBuf>) -> Finding {
                 }
                 Err(_) => told,
             };
+            let wedged = "; the GPU is wedged: unload its driver and load it again, or reboot";
+            let told = if device.wedged { told + wedged } else { told };
             Finding { what, well: !device.wedged, told }
         }
         Err(failure) => Finding { what, well: false, told: failure.sentence().to_owned() },

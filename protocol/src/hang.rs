@@ -22,9 +22,9 @@ pub struct HangEvent {
     pub cause: HangCause,
     /// GPU address of the batch, as it was submitted.
     pub batch: u64,
-    /// GPU address of the command it died in.
+    /// GPU address of the command it died in; 0 where the kernel keeps that for root.
     pub address: u64,
-    /// That command's name, `MI_STORE_DATA_IMM`.
+    /// That command's name, `MI_STORE_DATA_IMM`; empty where the address is 0.
     pub command: String,
     /// What was wrong, in words.
     pub what: String,

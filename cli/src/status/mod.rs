@@ -72,6 +72,7 @@ pub(crate) fn run(args: &Args, socket: Option<PathBuf>) -> Result<(), Failure> {
         session.identity = identity.as_ref().map(Identity::new);
     }
     status.daemon.confinement = connection.confinement().ok().map(|it| Confinement::new(&it));
+    status.daemon.wedged = connection.hello().device.wedged;
     status.last_hangs = crate::hang::all(&connection)?;
     if args.json.json { Out::new().json(&status) } else { Out::new().line(table::render(&status)) }
 }

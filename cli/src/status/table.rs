@@ -19,6 +19,8 @@ pub(crate) fn render(status: &Status) -> String {
     parts.join("\n\n")
 }
 
+const WEDGED: &str = ", wedged: the GPU takes no work";
+
 /// Nothing where nothing is known.
 fn confinement_line(confinement: Option<&Confinement>) -> String {
     let Some(Confinement { system_calls, files }) = confinement else { return String::new() };
@@ -37,14 +39,16 @@ fn confinement_line(confinement: Option<&Confinement>) -> String {
 
 fn daemon_line(daemon: &Daemon) -> String {
     let confinement = confinement_line(daemon.confinement.as_ref());
+    let wedged = if daemon.wedged { WEDGED } else { "" };
     format!(
-        "{} {} on the {} device, pid {}, up {}\n\
+        "{} {} on the {} device, pid {}, up {}{}\n\
          {} of at most {} ({} so far), {}, {}{confinement}",
         styled(HEADING, "gpu-brokerd"),
         daemon.version,
         daemon.driver,
         daemon.pid,
         duration(daemon.uptime_ns),
+        styled(BAD, wedged),
         daemon.sessions,
         count(daemon.sessions_max, "session"),
         daemon.sessions_total,

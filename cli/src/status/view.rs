@@ -46,6 +46,8 @@ pub(crate) struct Daemon {
     pub(crate) violations: u64,
     /// What it has given up; `None` if it did not say.
     pub(crate) confinement: Option<Confinement>,
+    /// The GPU takes no work: it is wedged.
+    pub(crate) wedged: bool,
 }
 
 /// What the daemon has given up.
@@ -260,6 +262,7 @@ impl Daemon {
             sessions_max: daemon.sessions_max,
             refusals: daemon.refusals,
             violations: daemon.violations,
+            wedged: false,
             confinement: None,
         }
     }

@@ -210,7 +210,9 @@ fn reach<'a>(config: &Config, args: &Args, sockets: impl Iterator<Item = &'a Pat
     reach.read_beside(args.config.as_deref().unwrap_or_else(|| Path::new(DEFAULT_PATH)));
     if config.device != DeviceChoice::Soft {
         reach.read.push("/sys".into());
-        reach.devices.push("/dev/dri".into());
+        // Not /dev/dri: it goes with the last GPU that is unplugged, a rule for it goes along, and the
+        // one that comes with the next GPU is another.
+        reach.devices.push("/dev".into());
     }
     reach.send.push("/run/systemd/journal".into());
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET") {

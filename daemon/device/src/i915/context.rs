@@ -4,11 +4,13 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_uapi::i915::*;
+use rustix::io::Errno;
 
 use super::sys::{self, CreateParam, ENGINES_MAX, EngineMap, MapExtension, WithEngines};
 use super::{FileShared, os};
 use crate::{
-    ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Outcome,
+    ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Health,
+    Outcome,
 };
 
 /// An address space. Contexts of the kernel keep it beyond this handle.
@@ -68,8 +70,17 @@ impl Context {
         let card = file.card.as_fd();
         let failed = |errno| file.error(errno, "creating a context");
         let mut params = params(spec)?;
-        let id = sys::context_create(card, spec.single_timeline, &mut params).map_err(failed)?;
-        let state = State { closed: false, persistent: spec.persistent, guilty: 0 };
+        let (id, closed) = match sys::context_create(card, spec.single_timeline, &mut params) {
+            Ok(id) => (id, false),
+            // A wedged device makes none. So that a session can be opened, and be told so, this is
+            // one that was closed: all work is refused with EIO.
+            Err(Errno::IO) => {
+                file.device.set_health(Health::Wedged);
+                (0, true)
+            }
+            Err(errno) => return Err(failed(errno)),
+        };
+        let state = State { closed, persistent: spec.persistent, guilty: 0 };
         let context = Self(Arc::new(ContextShared {
             file: Arc::clone(file),
             tag: spec.tag,
@@ -80,7 +91,9 @@ impl Context {
         }));
         // The kernel keeps a proto-context itself; this makes it real, so that what is wrong with
         // it is found here and not by the first submission.
-        sys::reset_stats(card, id).map_err(failed)?;
+        if !closed {
+            sys::reset_stats(card, id).map_err(failed)?;
+        }
         Ok(context)
     }
 }

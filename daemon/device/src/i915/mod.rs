@@ -204,14 +204,15 @@ impl Shared {
             Some(Err(Errno::IO)) => Health::Wedged,
             Some(Err(_)) | None => Health::Gone,
         };
-        if health == Health::Gone {
-            // Let go of, so that the driver can be unloaded.
-            files.control = None;
-            if let Ok(card) = self.open() {
-                files.control = Some(card);
-                drop(files);
-                return self.set_health(Health::Good);
-            }
+        // What is gone is let go of, so that the driver can be unloaded, and looked for the next time:
+        // in between the files that were open before are seen to have lost it.
+        if health == Health::Gone
+            && files.control.take().is_none()
+            && let Ok(card) = self.open()
+        {
+            files.control = Some(card);
+            drop(files);
+            return self.set_health(Health::Good);
         }
         files.open.retain(|file| file.strong_count() > 0);
         let open: Vec<_> = files.open.iter().filter_map(Weak::upgrade).collect();

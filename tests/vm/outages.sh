@@ -1,0 +1,143 @@
+#!/bin/sh
+# In the guest: gpu-brokerd, as a user with nothing but the group render, while its GPU, its driver or
+# its kernel is in trouble. Its clients are told, and it serves new ones as soon as that is possible.
+#
+#   outages.sh DIRECTORY-OF-GPU-BROKER DIRECTORY-OF-C-PROGRAMS
+set -eu
+binaries=$1
+programs=$2
+node=/dev/dri/renderD128
+device=/sys/bus/pci/devices/0000:00:02.0
+run=/run/vm/outages
+export GPU_BROKER_SOCKET=$run/broker.sock
+. /run/vm/settings
+
+fail() {
+    echo "FAILED: $*"
+    echo "--- the daemon's log"
+    tail -n 20 "$run/log" 2>/dev/null || true
+    exit 1
+}
+
+# as UID COMMAND…: no capabilities, nothing to gain any; only the daemon's user has the group. exec_as
+# does so in place of the shell, for what is sent to the background.
+exec_as() {
+    user=$1 group=$1
+    shift
+    [ "$user" != 4000 ] || group=$render_gid
+    exec setpriv --reuid="$user" --regid="$user" --groups="$group" --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+}
+as() { (exec_as "$@"); }
+
+# wait_for WHAT COMMAND…
+wait_for() {
+    what=$1 left=60
+    shift
+    while ! "$@" >"$run/output" 2>&1; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || fail "in vain: $what: $(cat "$run/output")"
+        sleep 1
+    done
+}
+
+# The daemon as a user with the group, and with at most so many file descriptors.
+start() {
+    exec_as 4000 prlimit --nofile="$1:$1" "$binaries/gpu-brokerd" --socket "$GPU_BROKER_SOCKET" --config "$run/config" \
+        --device "$node" 2>>"$run/log" &
+    daemon=$!
+    wait_for "the daemon serves" as 4001 "$binaries/gpu-broker" status
+}
+
+begun=$(date +%s)
+holds() { echo "ok $1 ($(($(date +%s) - begun)) s)"; }
+
+alive() { kill -0 "$daemon" 2>/dev/null || fail "the daemon ended"; }
+serves() { wait_for "new clients are served" as 4001 "$programs/fill"; }
+
+# A client that works until it is told not to, or stopped.
+begin_work() {
+    touch "$run/go"
+    exec_as 4002 "$programs/outage" works "$run/go" >"$run/worker" 2>&1 &
+    worker=$!
+    wait_for "a client works" grep -q works "$run/worker"
+}
+
+# It was told of a device that is gone: by an epitaph, or by EIO or ENODEV of what it was doing.
+told_of_loss() {
+    wait "$worker" || fail "the client: $(cat "$run/worker")"
+    grep -qE 'then -(5|19|104):' "$run/worker" || fail "the client was not told: $(cat "$run/worker")"
+}
+
+# The node as udev would leave it. It has another number if the old one was still open somewhere.
+nodes() { ls /dev/dri/renderD* 2>/dev/null | grep -q .; }
+found() {
+    wait_for "the node is back" nodes
+    chgrp "$render_gid" /dev/dri/renderD*
+    chmod 0660 /dev/dri/renderD*
+}
+
+mkdir -p "$run"
+chmod 0755 /run /run/vm "$run"
+chown 4000:4000 "$run"
+printf 'socket_mode = "0666"\n' >"$run/config"
+start 4096
+
+as 4001 "$programs/outage" memory 0x80000000 >"$run/output" 2>&1 || fail "$(cat "$run/output")"
+holds "work that needs more memory than there is: $(head -n 1 "$run/output")"
+as 4001 "$programs/outage" space >"$run/output" 2>&1 || fail "$(cat "$run/output")"
+holds "two objects at one place: $(head -n 1 "$run/output")"
+
+begin_work
+echo 1 >$device/remove
+told_of_loss
+alive
+echo 1 >/sys/bus/pci/rescan
+found
+serves
+alive
+holds "a GPU unplugged under load and plugged in again: $(tail -n 1 "$run/worker")"
+
+begin_work
+echo 0000:00:02.0 >/sys/bus/pci/drivers/i915/unbind
+told_of_loss
+alive
+wait_for "nobody uses the driver" /run/modules/busybox rmmod i915
+/run/vm/reload
+found
+serves
+alive
+holds "a driver unloaded and loaded again: $(tail -n 1 "$run/worker")"
+
+for engine in /sys/class/drm/card*/engine/*; do
+    echo 200 >"$engine/heartbeat_interval_ms"
+    echo 100 >"$engine/preempt_timeout_ms"
+done
+/run/vm/fault reset
+as 4003 "$programs/hang" >"$run/hang" 2>&1 || true
+wedged() { as 4001 "$binaries/gpu-broker" status | grep -q wedged; }
+wait_for "status says that it is wedged" wedged
+as 4001 "$programs/fill" >"$run/output" 2>&1 && fail "a wedged GPU works"
+grep -q 'device-wedged\|(-5)' "$run/output" || fail "a client of a wedged GPU: $(cat "$run/output")"
+as 4001 "$binaries/gpu-broker" doctor 2>/dev/null | grep -q 'GPU is wedged' || fail "doctor says nothing"
+alive
+/run/vm/fault
+echo 0000:00:02.0 >/sys/bus/pci/drivers/i915/unbind
+echo 0000:00:02.0 >/sys/bus/pci/drivers/i915/bind
+found
+serves
+alive
+holds "a wedged GPU: $(tail -n 1 "$run/output"); it serves again once the driver has been bound anew"
+
+kill "$daemon"
+wait "$daemon" || true
+# All of it waits until no more can be had, which on a busy machine is longer than the driver waits.
+echo 0 >/sys/module/i915/parameters/request_timeout_ms
+start 96
+begin_work
+as 4001 "$programs/outage" fds >"$run/output" 2>&1 || fail "$(cat "$run/output")"
+rm "$run/go"
+wait "$worker" || fail "the witness: $(cat "$run/worker")"
+grep -q 'then 0:' "$run/worker" || fail "the witness: $(cat "$run/worker")"
+serves
+alive
+holds "more fences than file descriptors: $(head -n 1 "$run/output"); beside it $(tail -n 1 "$run/worker")"
