@@ -118,6 +118,7 @@ wedged() { as 4001 "$binaries/gpu-broker" status | grep -q wedged; }
 wait_for "status says that it is wedged" wedged
 as 4001 "$programs/fill" >"$run/output" 2>&1 && fail "a wedged GPU works"
 grep -q 'device-wedged\|(-5)' "$run/output" || fail "a client of a wedged GPU: $(cat "$run/output")"
+told=$(tail -n 1 "$run/output")
 as 4001 "$binaries/gpu-broker" doctor 2>/dev/null | grep -q 'GPU is wedged' || fail "doctor says nothing"
 alive
 /run/vm/fault
@@ -126,7 +127,7 @@ echo 0000:00:02.0 >/sys/bus/pci/drivers/i915/bind
 found
 serves
 alive
-holds "a wedged GPU: $(tail -n 1 "$run/output"); it serves again once the driver has been bound anew"
+holds "a wedged GPU: $told; it serves again once the driver has been bound anew"
 
 kill "$daemon"
 wait "$daemon" || true
