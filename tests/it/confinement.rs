@@ -6,9 +6,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use gpu_broker_tests::{Builder, Daemon, binaries, eventually};
+use gpu_broker_tests::{Builder, Daemon, Raw, binaries, eventually};
 use libc::c_long;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 /// What became of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,9 +124,6 @@ fn what_the_daemon_has_no_use_for_is_refused() {
         (libc::SYS_prctl, &["4", "1"]),
         (libc::SYS_seccomp, &["1"]),
         (libc::SYS_shmget, &["0", "4096", "512"]),
-        // F_SETOWN, F_SETSIG
-        (libc::SYS_fcntl, &["0", "8", "other"]),
-        (libc::SYS_fcntl, &["0", "10", "9"]),
         // TIOCSTI, TCGETS, DRM_IOCTL_GEM_FLINK, DRM_IOCTL_SET_MASTER
         (libc::SYS_ioctl, &["0", "21522", "code"]),
         (libc::SYS_ioctl, &["0", "21505", "code"]),
@@ -245,6 +242,41 @@ fn people_are_told_what_holds() {
     let status = told(&daemon, "status");
     let off = "not confined (the sandbox is off)";
     assert!(status.contains(&format!("\nsystem calls {off}, files {off}\n")), "{status}");
+}
+
+/// On a kernel without Landlock and without seccomp filters, as strace can make this one look.
+#[test]
+fn a_kernel_that_cannot_is_served_on_and_told_of() {
+    let place = place();
+    let socket = place.path().join("broker.sock");
+    let log = place.path().join("log");
+    let output = fs::File::create(&log).expect("ours");
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null"])
+        .args(["-e", "trace=landlock_create_ruleset,seccomp"])
+        .args(["-e", "inject=landlock_create_ruleset:error=ENOSYS"])
+        .args(["-e", "inject=seccomp:error=EINVAL"])
+        .arg(binaries::daemon())
+        .args(["--device", "soft", "--sandbox", "on", "--config"])
+        .arg(place.path().join("config.toml"))
+        .arg("--socket")
+        .arg(&socket)
+        .stdout(output.try_clone().expect("ours"))
+        .stderr(output)
+        .spawn()
+        .expect("strace is installed (Debian: apt-get install strace)");
+    let (mut client, _) = eventually("it serves", || Raw::try_hello(&socket, "guest").ok());
+    let daemon = client.status().daemon.pid;
+    let log = fs::read_to_string(log).expect("ours");
+    let pid = Pid::from_raw(daemon.cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    tracer.wait().expect("ours");
+    for what in [
+        "WARN system calls are not confined: seccomp: ",
+        "WARN files are not confined: this kernel has no Landlock",
+    ] {
+        assert!(log.contains(what), "{log}");
+    }
 }
 
 /// A wall that stands cannot be taken down by a reload, which therefore says what it hides.
