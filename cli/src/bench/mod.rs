@@ -72,6 +72,10 @@ pub(crate) struct Args {
     #[arg(long)]
     check: bool,
 
+    /// Measure a daemon that does not confine itself, to see what that costs
+    #[arg(long)]
+    no_sandbox: bool,
+
     /// Be the reference process, on standard input
     #[arg(long, hide = true)]
     echo: bool,
@@ -97,6 +101,7 @@ fn bench(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench {
         cores: Cores::find().map_err(Failure::io("finding the processors"))?,
         time: Duration::from_secs(seconds.into()) / count,
+        sandbox: !args.no_sandbox,
     };
     raise_fd_limit().map_err(Failure::io("raising the limit of open files"))?;
     let mut rows = Vec::with_capacity(metrics.len());
@@ -120,13 +125,15 @@ struct Bench {
     cores: Cores,
     /// For each metric.
     time: Duration,
+    /// The daemon confines itself.
+    sandbox: bool,
 }
 
 impl Bench {
     /// Measures one metric, with a daemon of its own, so that none sees what another left behind.
     fn measure(&self, metric: Metric) -> Result<Figure, Failure> {
         pin(self.cores.server)?;
-        let rig = Rig::start()?;
+        let rig = Rig::start(self.sandbox)?;
         let mut echo = Echo::start().map_err(Failure::io("starting the reference"))?;
         let trips = RoundTrips { rig: &rig, echo: &mut echo, time: self.time };
         match metric {

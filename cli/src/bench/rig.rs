@@ -11,12 +11,15 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// Starts the daemon with the software device, on the processor of the calling thread.
+    /// Starts the daemon with the software device, on the processor of the calling thread; confined as it is by
+    /// default, or not.
     ///
     /// # Errors
     /// It could not be started or does not answer.
-    pub(super) fn start() -> Result<Self, Failure> {
-        let (daemon, _first) = Daemon::start("soft").map_err(Failure::Start)?;
+    pub(super) fn start(sandbox: bool) -> Result<Self, Failure> {
+        let options: &[&str] =
+            if sandbox { &["--device=soft"] } else { &["--device=soft", "--no-sandbox"] };
+        let (daemon, _first) = Daemon::start(options).map_err(Failure::Start)?;
         Ok(Self { daemon })
     }
 

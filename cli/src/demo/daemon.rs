@@ -27,17 +27,17 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `gpu-broker daemon --device DEVICE` from our own executable, and waits until it
-    /// answers.
+    /// Starts `gpu-broker daemon` from our own executable, and waits until
+    /// it answers. `options` are the daemon's.
     ///
     /// # Errors
     /// A sentence with what the daemon said, when it does not come up.
-    pub(crate) fn start(device: &str) -> Result<(Self, Connection), String> {
+    pub(crate) fn start(options: &[&str]) -> Result<(Self, Connection), String> {
         let directory = private_directory()
             .map_err(|e| format!("cannot make a private directory for the socket: {e}"))?;
         remove_on_signal(directory.path());
         let begin = Instant::now();
-        let child = spawn(directory.path(), device)
+        let child = spawn(directory.path(), options)
             .map_err(|e| format!("cannot start the daemon from this executable: {e}"))?;
         let mut daemon = Self { child, directory, ready_after: Duration::ZERO };
         loop {
@@ -155,7 +155,7 @@ fn private_directory() -> io::Result<TempDir> {
     builder.tempdir_in(parent)
 }
 
-fn spawn(directory: &Path, device: &str) -> io::Result<Child> {
+fn spawn(directory: &Path, options: &[&str]) -> io::Result<Child> {
     // Neither a configuration file nor an environment of the user's own may change what the demo
     // shows, so an empty file is given explicitly and our variables are taken out.
     let config = directory.join("gpu-brokerd.toml");
@@ -171,8 +171,7 @@ fn spawn(directory: &Path, device: &str) -> io::Result<Child> {
         .arg("daemon")
         .arg("--exit-with-parent")
         .arg(std::process::id().to_string())
-        .arg("--device")
-        .arg(device)
+        .args(options)
         .arg("--config")
         .arg(config)
         .arg("--socket")

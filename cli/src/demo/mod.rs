@@ -61,7 +61,7 @@ pub(crate) struct Args {
 /// The first thing that went wrong, with the daemon's log if the daemon may be the cause.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let begin = Instant::now();
-    let (daemon, connection) = Daemon::start(&args.device)?;
+    let (daemon, connection) = Daemon::start(&["--device", &args.device])?;
     let mut picture = Picture::new();
     let told = perform(&daemon, &connection, &mut picture).map_err(|sentence| {
         let complaints = match daemon.complaints().join("\n") {

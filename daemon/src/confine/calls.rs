@@ -8,8 +8,8 @@ use libc::*;
 /// A system call's number.
 type Number = c_long;
 
-/// Calls that every role makes, with any arguments. None of them opens a door: what could is
-/// narrowed by [`super::filter`] and by Landlock.
+/// Calls that every role makes. Those that could open a door are narrowed by their arguments in
+/// [`super::filter`], which also has ioctl and prctl, and by Landlock.
 ///
 /// The frequent ones must stay here, free of conditions on arguments: the kernel keeps a bitmap of
 /// calls that a filter always lets pass, and does not run it for those.

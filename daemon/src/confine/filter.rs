@@ -1,17 +1,15 @@
-//! The filters that the kernel runs before each system call of the process (seccomp(2)).
+//! The filter that the kernel runs before each system call of the process (seccomp(2)).
 //!
-//! There are four, and the kernel takes the strictest answer: what ends the process, what is
-//! answered "this kernel has no such call", which uses of an allowed call are refused, and last the
-//! list of what is allowed. All threads get them at once and threads made later inherit them. A role
-//! belongs to the process and not to a thread: threads share memory, so what one may do, another can
-//! have it do.
+//! It is a table of what is allowed, made by seccompiler, and behind it what becomes of the rest. All
+//! threads get it at once and threads made later inherit it. A role belongs to the process and not to
+//! a thread: threads share memory, so what one may do, another can have it do.
 
 use std::collections::BTreeMap;
 
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    SeccompRule, sock_filter,
 };
 
 use super::calls::{ALLOWED, DEADLY, NOTIFYING};
@@ -19,7 +17,20 @@ use super::{Role, Unlisted};
 
 /// Rules by number; a call without rules is meant whatever its arguments are.
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
-type Error = seccompiler::Error;
+
+/// Why there is no filter.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The kernel refused it.
+    #[error(transparent)]
+    Kernel(#[from] seccompiler::Error),
+    /// A rule is wrong, or the processor is of a kind that seccompiler does not know.
+    #[error(transparent)]
+    Rule(#[from] seccompiler::BackendError),
+    /// seccompiler's programs are not built as they were.
+    #[error("the filter does not end as expected")]
+    Layout,
+}
 
 /// What narrows the lists.
 #[derive(Clone, Copy, Debug)]
@@ -30,43 +41,52 @@ pub(super) struct Plan {
     pub(super) notifies: bool,
 }
 
-/// Puts the filters in force for all threads of the process, for good.
+/// Puts the filter in force for all threads of the process, for good.
 ///
 /// # Errors
 /// The kernel has no filters, or a thread has one of its own already.
 pub(super) fn install(plan: Plan) -> Result<(), Error> {
-    // The most general last: a filter could refuse the installation of the next.
-    for filter in [
-        filter(refused_uses(plan)?, SeccompAction::Allow, plan.unlisted.action())?,
-        filter(not_there(), SeccompAction::Allow, errno(libc::ENOSYS))?,
-        filter(deadly()?, SeccompAction::Allow, SeccompAction::KillProcess)?,
-        filter(allowed(plan)?, plan.unlisted.action(), SeccompAction::Allow)?,
-    ] {
-        seccompiler::apply_filter_all_threads(&filter)?;
+    Ok(seccompiler::apply_filter_all_threads(&program(plan)?)?)
+}
+
+/// What numbers that the table does not have come to. One program and not one for each answer: the
+/// kernel would run them all for each call whose arguments count.
+fn program(plan: Plan) -> Result<BpfProgram, Error> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    let table =
+        SeccompFilter::new(allowed(plan)?, plan.unlisted.action(), SeccompAction::Allow, arch)?;
+    let mut program: BpfProgram = table.try_into()?;
+    // The table ends with its answer to a number that it did not find, which is still at hand.
+    let unlisted = program.pop().filter(|last| *last == returns(plan.unlisted.action()));
+    let unlisted = unlisted.ok_or(Error::Layout)?;
+    let deadly = DEADLY.iter().copied().flatten().map(|call| (*call, SeccompAction::KillProcess));
+    // Its flags are in memory, where no filter sees them; libc falls back to clone.
+    let clone3 = (libc::SYS_clone3, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()));
+    for (call, action) in std::iter::once(clone3).chain(deadly) {
+        let number = u32::try_from(call).unwrap_or(u32::MAX);
+        program.push(sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: number });
+        program.push(returns(action));
     }
-    Ok(())
+    program.push(unlisted);
+    Ok(program)
+}
+
+/// `BPF_JMP | BPF_JEQ | BPF_K`
+const JUMP_IF_EQUAL: u16 = 0x15;
+/// `BPF_RET | BPF_K`
+const RETURN: u16 = 0x06;
+
+fn returns(action: SeccompAction) -> sock_filter {
+    sock_filter { code: RETURN, jt: 0, jf: 0, k: action.into() }
 }
 
 impl Unlisted {
     fn action(self) -> SeccompAction {
         match self {
-            Self::Refuse => errno(libc::EPERM),
+            Self::Refuse => SeccompAction::Errno(libc::EPERM.unsigned_abs()),
             Self::Kill => SeccompAction::KillProcess,
         }
     }
-}
-
-fn errno(number: i32) -> SeccompAction {
-    SeccompAction::Errno(number.unsigned_abs())
-}
-
-fn filter(
-    rules: Rules,
-    otherwise: SeccompAction,
-    matching: SeccompAction,
-) -> Result<BpfProgram, Error> {
-    let arch = std::env::consts::ARCH.try_into()?;
-    Ok(SeccompFilter::new(rules, otherwise, matching, arch)?.try_into()?)
 }
 
 fn whatever_arguments(lists: &[&[c_long]]) -> Rules {
@@ -93,61 +113,27 @@ fn is(argument: u8, value: u32) -> (u8, SeccompCmpOp, u64) {
     (argument, SeccompCmpOp::Eq, value.into())
 }
 
-fn is_not(argument: u8, value: u32) -> (u8, SeccompCmpOp, u64) {
-    (argument, SeccompCmpOp::Ne, value.into())
-}
-
-fn deadly() -> Result<Rules, Error> {
-    let mut rules = whatever_arguments(DEADLY);
-    // A process of its own, or namespaces, instead of a thread.
-    rules.insert(libc::SYS_clone, vec![when(&[bits(0, libc::CLONE_THREAD, 0)])?]);
-    Ok(rules)
-}
-
-/// Its flags are in memory, where no filter sees them; libc falls back to clone.
-fn not_there() -> Rules {
-    BTreeMap::from([(libc::SYS_clone3, Vec::new())])
-}
-
-/// What allowed calls may not be used for. fcntl stays free of conditions: each fd of a client is asked
-/// for its seals by it, and the signals it could send to others (F_SETOWN) Landlock keeps in.
-fn refused_uses(plan: Plan) -> Result<Rules, Error> {
-    let unix = libc::AF_UNIX.unsigned_abs();
-    let code = vec![when(&[bits(2, libc::PROT_EXEC, libc::PROT_EXEC)])?];
-    let mut rules = BTreeMap::from([
-        (libc::SYS_socket, vec![when(&[is_not(0, unix)])?]),
-        (libc::SYS_socketpair, vec![when(&[is_not(0, unix)])?]),
-        (libc::SYS_mmap, code.clone()),
-        (libc::SYS_mprotect, code),
-        (libc::SYS_tgkill, vec![when(&[is_not(0, std::process::id())])?]),
-        (libc::SYS_openat, opening(plan.role, 2)?),
-    ]);
-    #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_open, opening(plan.role, 1)?);
-    rules.retain(|_, rules| !rules.is_empty());
-    Ok(rules)
-}
-
-/// Nothing is made; written to is the GPU's node alone. `flags` is the position of the argument.
-fn opening(role: Role, flags: u8) -> Result<Vec<SeccompRule>, Error> {
-    let mut refused = vec![
-        when(&[bits(flags, libc::O_CREAT, libc::O_CREAT)])?,
-        when(&[bits(flags, libc::O_ACCMODE, libc::O_WRONLY)])?,
-    ];
-    if role == Role::Soft {
-        refused.push(when(&[bits(flags, libc::O_ACCMODE, libc::O_RDWR)])?);
-    }
-    Ok(refused)
-}
-
-/// Everything else is unlisted.
+/// Everything else is unlisted. fcntl is left free of conditions: each fd of a client is asked for its
+/// seals by it, and the signals it could send to others (F_SETOWN) Landlock keeps in.
 fn allowed(plan: Plan) -> Result<Rules, Error> {
     let mut rules = whatever_arguments(ALLOWED);
     if plan.notifies {
         rules.extend(whatever_arguments(&[NOTIFYING]));
     }
-    // Another filter answers for it, but not if this one is stricter.
-    rules.extend(not_there());
+    let unix = vec![when(&[is(0, libc::AF_UNIX.unsigned_abs())])?];
+    let data = vec![when(&[bits(2, libc::PROT_EXEC, 0)])?];
+    rules.extend([
+        (libc::SYS_socket, unix.clone()),
+        (libc::SYS_socketpair, unix),
+        (libc::SYS_mmap, data.clone()),
+        (libc::SYS_mprotect, data),
+        // Threads, not processes and not namespaces.
+        (libc::SYS_clone, vec![when(&[bits(0, libc::CLONE_THREAD, libc::CLONE_THREAD)])?]),
+        (libc::SYS_tgkill, vec![when(&[is(0, std::process::id())])?]),
+        (libc::SYS_openat, opening(plan.role, 2)?),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, opening(plan.role, 1)?);
     let of_device = match plan.role {
         Role::Soft => &[],
         Role::I915 => gpu_broker_device::i915::IOCTLS,
@@ -162,6 +148,16 @@ fn allowed(plan: Plan) -> Result<Rules, Error> {
     let looks = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![looks])?]);
     Ok(rules)
+}
+
+/// Nothing is made; written to is the GPU's node alone. `flags` is the position of the argument.
+fn opening(role: Role, flags: u8) -> Result<Vec<SeccompRule>, Error> {
+    let as_is = libc::O_CREAT | libc::O_ACCMODE;
+    let read = when(&[bits(flags, as_is, libc::O_RDONLY)])?;
+    Ok(match role {
+        Role::Soft => vec![read],
+        Role::I915 => vec![read, when(&[bits(flags, as_is, libc::O_RDWR)])?],
+    })
 }
 
 /// `FIONREAD`, `FIONBIO`, `FIOCLEX` and `SIOCOUTQ`: what any socket may be asked.
@@ -199,11 +195,8 @@ mod tests {
         for role in [Role::Soft, Role::I915] {
             let plan = Plan { role, unlisted: Unlisted::Refuse, notifies: true };
             let allowed = allowed(plan).expect("rules");
-            let narrowed =
-                [refused_uses(plan).expect("rules"), not_there(), deadly().expect("rules")];
             for number in frequent {
                 assert_eq!(allowed.get(&number).map(Vec::len), Some(0), "{number}");
-                assert!(narrowed.iter().all(|rules| !rules.contains_key(&number)), "{number}");
             }
         }
     }

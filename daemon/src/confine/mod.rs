@@ -1,7 +1,7 @@
 //! The daemon gives up what it does not need any more, before it serves anybody.
 //!
 //! Files go first, by Landlock, which binds the thread that asks and those it makes: so before the
-//! device has threads. System calls go last, by filters for all threads, right before the first
+//! device has threads. System calls go last, by a filter for all threads, right before the first
 //! connection is accepted. What stays possible is what `files::Reach` and `calls` list.
 //!
 //! Two answers for what is not listed: a call that nothing in the daemon makes and that only somebody
@@ -187,7 +187,7 @@ impl Confinement {
 ///
 /// # Errors
 /// The kernel has no seccomp filters, or a thread has some that the others have not.
-fn confine_calls(role: Role, unlisted: Unlisted) -> Result<(), seccompiler::Error> {
+fn confine_calls(role: Role, unlisted: Unlisted) -> Result<(), filter::Error> {
     let notifies = std::env::var_os("NOTIFY_SOCKET").is_some();
     filter::install(Plan { role, unlisted, notifies })
 }
