@@ -1,8 +1,8 @@
-//! What every back end has to do, as tests over any [`Device`]: see [`suite!`].
+//! What every back end has to do, as tests over any [`Device`]: see `suite!`.
 //!
-//! A case is a function over a [`Rig`]. Batches are Gen9 MI commands, which all engines know. No
+//! A case is a function over a `Rig`. Batches are Gen9 MI commands, which all engines know. No
 //! case depends on how fast anything is; where the device decides when, a case waits up to
-//! [`PATIENCE`] and then fails.
+//! `PATIENCE` and then fails.
 
 #![expect(clippy::unwrap_used, reason = "a case fails by a panic")]
 
