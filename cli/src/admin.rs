@@ -1,5 +1,9 @@
 //! `gpu-broker admin`: what only administrators may do, by their own socket.
 
+mod events;
+mod listen;
+mod sessions;
+
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueHint};
@@ -15,7 +19,7 @@ use crate::output::{Failure, Out, Table};
 /// Where the socket unit puts the administrators' socket.
 const DEFAULT_SOCKET: &str = "/run/gpu-broker/admin.sock";
 
-/// Drain the daemon, take sessions away, change limits
+/// Look at all sessions and what happens to them, take them away, change limits
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::args::EXIT_CODES)]
 pub(crate) struct Args {
@@ -39,6 +43,19 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// List all sessions, whoever they belong to
+    List,
+    /// Show everything about a session
+    Inspect {
+        /// Its number, as `list` has it
+        session: u64,
+    },
+    /// Print what happens, until interrupted: sessions, refusals, hangs, what administrators do
+    Events(events::Args),
+    /// Make a socket for one sandbox, and say who comes in by it; it goes when this command ends
+    Listen(listen::Args),
+    /// List the sockets that clients come in by
+    Listeners,
     /// List the classes: what their sessions hold and may hold
     Classes,
     /// Let nobody new in; sessions that are open go on
@@ -70,6 +87,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let json = args.json.json;
     let refused = |error: gpu_broker_client::Error| Failure::new(error.to_string());
     match args.action {
+        Action::List => sessions::list(&connection, json),
+        Action::Inspect { session } => sessions::inspect(&connection, SessionId(session), json),
+        Action::Events(events) => events::run(&connection, &events, json),
+        Action::Listen(listen) => listen::run(&connection, listen, json),
+        Action::Listeners => listen::list(&connection, json),
         Action::Classes => {
             let classes = connection.admin_classes().map_err(refused)?;
             if json { Out::new().json(&classes) } else { Out::new().line(table(&classes)) }

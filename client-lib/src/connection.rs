@@ -1,5 +1,6 @@
 //! A connection to the broker, shared by any number of threads.
 
+mod events;
 mod hangs;
 mod turn;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::Thread;
 
+use gpu_broker_protocol::admin::AdminEvent;
 use gpu_broker_protocol::execbuf::{ExecbufHead, ExecbufLists};
 use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
@@ -24,7 +26,7 @@ use rustix::io::Errno;
 use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, HangQueue, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, EventQueue, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
@@ -64,9 +66,10 @@ struct Inbox {
     ledger: Ledger<Waiter>,
     /// Whether a thread reads; then no other may.
     reading: bool,
-    hangs: HangQueue,
-    /// Threads that wait for a hang while another reads.
-    hang_waiters: Vec<Thread>,
+    hangs: EventQueue<HangEvent>,
+    news: EventQueue<AdminEvent>,
+    /// Threads that wait for an event while another reads.
+    event_waiters: Vec<Thread>,
 }
 
 /// A thread that waits for an answer.
@@ -387,7 +390,9 @@ fn say_hello(fd: &OwnedFd, client_name: &str) -> Result<HelloReply, Error> {
                 Arrival::Answer(answer) if answer.seq == SEQ => {
                     proto::check_hello(answer!(answer.reply(fds)?, Reply::Hello(reply) => reply)?)
                 }
-                Arrival::Answer(_) | Arrival::Hang(_) => Err(Error::Protocol(Violation::Malformed)),
+                Arrival::Answer(_) | Arrival::Hang(_) | Arrival::Admin(_) => {
+                    Err(Error::Protocol(Violation::Malformed))
+                }
             }
         }
     }
@@ -475,7 +480,9 @@ impl Shared {
                     Ok(Arrival::Answer(answer)) => decode(answer, fds),
                     Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
                     // Only answers are put there.
-                    Ok(Arrival::Hang(_)) => Err(Error::Protocol(Violation::Malformed)),
+                    Ok(Arrival::Hang(_) | Arrival::Admin(_)) => {
+                        Err(Error::Protocol(Violation::Malformed))
+                    }
                     Err(violation) => Err(Error::Protocol(violation)),
                 };
             }
@@ -513,14 +520,19 @@ impl Shared {
         for waiter in inbox.ledger.waiters() {
             waiter.thread.take().inspect(Thread::unpark);
         }
-        inbox.hang_waiters.drain(..).for_each(|waiter| waiter.unpark());
+        inbox.event_waiters.drain(..).for_each(|waiter| waiter.unpark());
     }
 }
 
 impl Inbox {
     fn hung(&mut self, event: HangEvent) {
         self.hangs.push(event);
-        self.hang_waiters.drain(..).for_each(|waiter| waiter.unpark());
+        self.event_waiters.drain(..).for_each(|waiter| waiter.unpark());
+    }
+
+    fn told(&mut self, event: AdminEvent) {
+        self.news.push(event);
+        self.event_waiters.drain(..).for_each(|waiter| waiter.unpark());
     }
 
     fn deliver(&mut self, answer: &Answer<'_>, packet: &[u8], fds: Fds) -> Result<(), Violation> {

@@ -4,14 +4,22 @@
 //! but neither a full nor a draining daemon keeps them out. Its file's permissions say who reaches
 //! it; whoever does must besides be root, the daemon's user, or listed.
 
+mod listen;
+mod sessions;
+
+use std::sync::Arc;
+
 use gpu_broker_core::Resource;
 use gpu_broker_device::Device;
 use gpu_broker_protocol::admin::{
-    AdminClassList, AdminDrain, AdminDrained, AdminLimit, AdminLimited, AdminRevoke, ClassStatus,
-    LimitStatus,
+    AdminClassList, AdminDrain, AdminDrained, AdminEvents, AdminLimit, AdminLimited, AdminNews,
+    AdminRevoke, AdminTrace, AdminTracePage, AdminTraceRead, AdminTracing, ClassStatus,
+    LimitStatus, kind,
 };
 use gpu_broker_protocol::{EpitaphCode, Reason, Refusal};
 
+pub(crate) use self::listen::{listen, listeners};
+pub(crate) use self::sessions::{inspect, list};
 use crate::audit;
 use crate::classes::count;
 use crate::directory::Entry;
@@ -36,6 +44,7 @@ pub(crate) fn drain<D: Device>(
     check(entry)?;
     server.set_draining(request.on);
     tracing::info!("draining: {} (asked for by {})", request.on, entry.log.peer());
+    tell(server, entry, |by| AdminNews::Drained { on: request.on, by });
     Ok(AdminDrained { connections: u32::try_from(server.directory.len()).unwrap_or(u32::MAX) })
 }
 
@@ -48,6 +57,7 @@ pub(crate) fn revoke<D: Device>(
     let victim = server.directory.get(request.session).ok_or(Reason::NoSuchSession)?;
     count(&victim.log.class.counts.revocations);
     audit::revoked(&victim.log, entry.log.peer());
+    tell(server, entry, |by| AdminNews::Revoked { session: request.session, by });
     victim.end(EpitaphCode::Revoked);
     Ok(())
 }
@@ -69,6 +79,8 @@ pub(crate) fn limit<D: Device>(
         "limits.{key} is {value:?} until the configuration is read again (asked for by {})",
         entry.log.peer()
     );
+    let (class, key, value) = (name.clone(), key.clone(), *value);
+    tell(server, entry, |by| AdminNews::Limited { class, key, value, by });
     Ok(AdminLimited { before: limited(before) })
 }
 
@@ -89,6 +101,42 @@ pub(crate) fn classes<D: Device>(
             .into(),
     });
     Ok(AdminClassList { classes: classes.collect() })
+}
+
+/// Which events this connection gets from now on.
+pub(crate) fn subscribe<D: Device>(
+    server: &Server<D>,
+    entry: &Arc<Entry<D>>,
+    request: AdminEvents,
+) -> Result<(), Refusal> {
+    check(entry)?;
+    server.books.events.subscribe(entry, request.kinds);
+    Ok(())
+}
+
+pub(crate) fn trace<D: Device>(
+    server: &Server<D>,
+    entry: &Entry<D>,
+    request: AdminTrace,
+) -> Result<AdminTracing, Refusal> {
+    check(entry)?;
+    let book = &server.books.trace;
+    server.device.set_tracing(book.want(entry.id(), request.on));
+    Ok(AdminTracing { now_ns: server.clock.now().0, next: book.next(), runs: D::TRACES_RUNS })
+}
+
+pub(crate) fn trace_read<D: Device>(
+    server: &Server<D>,
+    entry: &Entry<D>,
+    request: AdminTraceRead,
+) -> Result<AdminTracePage, Refusal> {
+    check(entry)?;
+    Ok(server.books.trace.read(request.from))
+}
+
+/// Tells those who asked what an administrator did.
+fn tell<D: Device>(server: &Server<D>, by: &Entry<D>, news: impl FnOnce(String) -> AdminNews) {
+    server.books.events.tell(kind::ADMIN, || news(by.log.peer().to_owned()));
 }
 
 fn limited(limit: u64) -> Option<u64> {

@@ -27,6 +27,12 @@ impl Clock {
         Time(u64::try_from(monotonic_ns.saturating_sub(self.monotonic)).unwrap_or(0))
     }
 
+    /// A moment of std's clock. What was before the daemon started becomes its start.
+    pub(crate) fn at(self, moment: Instant) -> Time {
+        let since = moment.saturating_duration_since(self.start);
+        Time(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Never goes back; saturates after 584 years.
     pub(crate) fn now(self) -> Time {
         Time(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))

@@ -114,6 +114,7 @@ impl<D: Device> Connection<D> {
     async fn finish_at_device(mut self, end: &End) {
         self.discard_unsent();
         let epitaph = self.epitaph(end);
+        self.server.ended(&self.entry, epitaph.as_ref().map(|epitaph| &*epitaph.text));
         if let Some(socket) = self.socket.into_fd() {
             farewell(socket, epitaph);
         }
@@ -163,7 +164,7 @@ impl<D: Device> Connection<D> {
         })
     }
 
-    /// Sends hang events as far as the socket has room. They wait for it, replies do not wait for
+    /// Sends events as far as the socket has room. They wait for it, replies do not wait for
     /// them.
     fn send_events(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Option<End> {
         let Self { entry, socket, .. } = self;
@@ -171,7 +172,7 @@ impl<D: Device> Connection<D> {
         let mut end = None;
         entry.send_events(|event| {
             out.clear();
-            if codec::encode_event(&Event::Hang(event.clone()), out).is_err() {
+            if codec::encode_event(&event, out).is_err() {
                 tracing::error!(session = %entry.id(), "an event does not fit in a message");
                 end = Some(End::Internal);
                 return false;
@@ -443,6 +444,7 @@ impl<D: Device> Connection<D> {
     fn finish(mut self, end: &End) {
         self.discard_unsent();
         let epitaph = self.epitaph(end);
+        self.server.ended(&self.entry, epitaph.as_ref().map(|epitaph| &*epitaph.text));
         if let State::Open(open) = &mut self.state {
             let session = Arc::clone(&open.session);
             // What the session has on the GPU ends with it if somebody takes it away.
@@ -491,7 +493,14 @@ pub(crate) struct Seat<D: Device> {
 
 impl<D: Device> Drop for Seat<D> {
     fn drop(&mut self) {
-        self.server.directory.leave(self.entry.id());
+        let session = self.entry.id();
+        self.server.directory.leave(session);
+        self.server.books.events.leave(session);
+        if self.entry.identity.origin.admin
+            && let Some(wanted) = self.server.books.trace.leave(session)
+        {
+            self.server.device.set_tracing(wanted);
+        }
     }
 }
 
@@ -564,6 +573,7 @@ mod tests {
 
     impl Device for Buggy {
         const MAY_BLOCK: bool = false;
+        const TRACES_RUNS: bool = false;
 
         type File = SoftFile;
 
@@ -584,6 +594,8 @@ mod tests {
         }
 
         fn probe(&self) {}
+
+        fn set_tracing(&self, _on: bool) {}
 
         fn engine_usage(&self) -> Vec<EngineUsage> {
             panic!("not reached")

@@ -6,16 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use gpu_broker_core::{InFlight, Session, Time};
-use gpu_broker_device::{Device, DeviceEvent, EventSink, FaultReport};
-use gpu_broker_protocol::hang::HangEvent;
+use gpu_broker_device::{Device, DeviceEvent, EventSink, FaultReport, TraceEvent};
+use gpu_broker_protocol::admin::{AdminEvent, AdminNews, kind};
+use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{EpitaphCode, SessionId};
 
 use crate::classes::{Class, count};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::hands::{DeviceHands, HangSink, SessionLog, outcome_of};
-use crate::hangs::{Culprit, HangBook, Outbox};
+use crate::hangs::{Culprit, HangBook};
 use crate::identity::Identity;
 use crate::limiter::session_warn;
+use crate::outbox::Outbox;
+use crate::trace::TraceBook;
 
 /// The rules' view of one session of this device.
 pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
@@ -24,16 +28,41 @@ pub(crate) type SessionOf<D> = Session<DeviceHands<<D as Device>::File>>;
 pub(crate) struct Entry<D: Device> {
     pub(crate) log: Arc<SessionLog>,
     pub(crate) identity: Arc<Identity>,
-    clock: Clock,
+    books: Arc<Books<D>>,
     named: OnceLock<Named<D>>,
     mail: Mutex<Mail>,
     /// Whether there is mail; saves the task the lock.
     posted: AtomicBool,
-    hangs: Arc<HangBook>,
-    /// Hang events not sent; most sessions never have one.
+    /// Events not sent; most sessions never have one.
     outbox: Mutex<Option<Box<Outbox>>>,
     /// Whether there are any.
     has_events: AtomicBool,
+    /// What went wrong; nothing does in most sessions.
+    tally: Mutex<Option<Box<Tally>>>,
+}
+
+/// Where what sessions do is written down.
+pub(crate) struct Books<D: Device> {
+    pub(crate) clock: Clock,
+    pub(crate) hangs: HangBook,
+    pub(crate) events: Events<D>,
+    pub(crate) trace: TraceBook,
+}
+
+impl<D: Device> Books<D> {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let (hangs, events, trace) =
+            (HangBook::default(), Events::new(clock), TraceBook::default());
+        Self { clock, hangs, events, trace }
+    }
+}
+
+/// What went wrong in a session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Refused requests by the name of the reason, of which there is a table.
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    pub(crate) hangs: u32,
 }
 
 /// What is known from HELLO on.
@@ -105,27 +134,47 @@ impl<D: Device> Entry<D> {
         self.post(|mail| mail.fired.push(fired));
     }
 
-    fn tell(&self, event: HangEvent) {
-        self.outbox().get_or_insert_default().push(event);
+    /// Puts an event into the outbox, for an administrator.
+    pub(crate) fn tell_news(&self, event: AdminEvent) {
+        self.tell(|outbox| outbox.push_news(event));
+    }
+
+    fn tell(&self, put: impl FnOnce(&mut Outbox)) {
+        put(self.outbox().get_or_insert_default());
         self.has_events.store(true, Ordering::Release);
         self.post(|_| {});
     }
 
     /// Hands `send` the events that were not sent, until there are none or it answers false.
-    pub(crate) fn send_events(&self, mut send: impl FnMut(&HangEvent) -> bool) {
+    pub(crate) fn send_events(&self, send: impl FnMut(Event) -> bool) {
         if !self.has_events.load(Ordering::Acquire) {
             return;
         }
         let mut outbox = self.outbox();
         let Some(events) = &mut *outbox else { return };
-        while let Some(event) = events.next() {
-            if !send(event) {
-                return;
-            }
-            events.sent();
+        if events.send(send) {
+            self.has_events.store(false, Ordering::Relaxed);
+            *outbox = None;
         }
-        self.has_events.store(false, Ordering::Relaxed);
-        *outbox = None;
+    }
+
+    /// One more refused request.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = tally.get_or_insert_default().refusals.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// What went wrong so far.
+    pub(crate) fn tally(&self) -> Tally {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.as_deref().cloned().unwrap_or_default()
+    }
+
+    fn count_hang(&self) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let hangs = &mut tally.get_or_insert_default().hangs;
+        *hangs = hangs.saturating_add(1);
     }
 
     fn outbox(&self) -> MutexGuard<'_, Option<Box<Outbox>>> {
@@ -154,8 +203,11 @@ impl<D: Device> HangSink for Entry<D> {
         let named = self.named();
         let client_name = named.map_or_else(Box::default, |named| named.client_name.clone());
         let culprit = Culprit { session: self.id(), client_name, peer: self.identity.credentials };
-        let event = self.hangs.record(now, culprit.clone(), report);
+        let event = self.books.hangs.record(now, culprit.clone(), report);
         count(&self.log.class.counts.hangs);
+        self.count_hang();
+        let (session, hang) = (self.id(), &event);
+        self.books.events.tell(kind::HANGS, || AdminNews::Hang { session, hang: hang.clone() });
         session_warn!(
             self.log,
             now,
@@ -171,7 +223,7 @@ impl<D: Device> HangSink for Entry<D> {
             culprit.client_name,
         );
         if named.is_some_and(|named| named.hang_events) {
-            self.tell(event);
+            self.tell(|outbox| outbox.push_hang(event));
         }
     }
 }
@@ -180,7 +232,7 @@ impl<D: Device> EventSink for Entry<D> {
     fn report(&self, event: DeviceEvent) {
         match event {
             DeviceEvent::Completed { tag, outcome } => {
-                let now = self.clock.now();
+                let now = self.books.clock.now();
                 let outcome = outcome_of(self, now, outcome);
                 let Some(named) = self.named.get() else { return };
                 match named.session.upgrade() {
@@ -193,6 +245,8 @@ impl<D: Device> EventSink for Entry<D> {
                 if let Some(session) = session {
                     session.handle_replay(tag);
                 }
+                let session = self.id();
+                self.books.events.tell(kind::HANGS, || AdminNews::Replayed { session });
             }
             DeviceEvent::BufferIdle { token } => self.fired(Fired { token, first: 0 }),
             DeviceEvent::BuffersIdle { token, lost } => {
@@ -201,14 +255,17 @@ impl<D: Device> EventSink for Entry<D> {
             DeviceEvent::SyncobjsReady { token, first } => self.fired(Fired { token, first }),
         }
     }
+
+    fn trace(&self, event: TraceEvent) {
+        self.books.trace.record(self.books.clock, self.id(), event);
+    }
 }
 
 /// All connections.
 pub(crate) struct Directory<D: Device> {
     entries: Mutex<BTreeMap<SessionId, Arc<Entry<D>>>>,
     places: Mutex<Places>,
-    clock: Clock,
-    hangs: Arc<HangBook>,
+    books: Arc<Books<D>>,
     opened: AtomicU64,
 }
 
@@ -230,14 +287,9 @@ pub(crate) enum Full {
 }
 
 impl<D: Device> Directory<D> {
-    pub(crate) fn new(clock: Clock, hangs: Arc<HangBook>) -> Self {
-        Self {
-            entries: Mutex::default(),
-            places: Mutex::default(),
-            clock,
-            hangs,
-            opened: AtomicU64::new(0),
-        }
+    pub(crate) fn new(books: Arc<Books<D>>) -> Self {
+        let (entries, places, opened) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { entries, places, books, opened }
     }
 
     /// A place for a connection, unless there are `most` already, or `most_per_uid` of its user.
@@ -274,13 +326,13 @@ impl<D: Device> Directory<D> {
         let entry = Arc::new(Entry {
             log: Arc::new(log),
             identity,
-            clock: self.clock,
+            books: Arc::clone(&self.books),
             named: OnceLock::new(),
             mail: Mutex::default(),
             posted: AtomicBool::new(false),
-            hangs: Arc::clone(&self.hangs),
             outbox: Mutex::default(),
             has_events: AtomicBool::new(false),
+            tally: Mutex::default(),
         });
         self.entries().insert(session, Arc::clone(&entry));
         entry

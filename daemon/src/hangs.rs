@@ -11,7 +11,7 @@ use gpu_broker_protocol::hang::{
 };
 use gpu_broker_protocol::limits::{
     HANG_DUMP_BYTES_MAX, HANG_DUMP_BYTES_PER_SESSION_MAX, HANG_DUMPS_PER_SESSION_MAX,
-    HANG_EVENTS_PENDING_MAX, HANG_READ_BYTES_MAX, HANGS_MAX, HANGS_PER_SESSION_MAX,
+    HANG_READ_BYTES_MAX, HANGS_MAX, HANGS_PER_SESSION_MAX,
 };
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{Reason, Refusal, SessionId};
@@ -278,36 +278,6 @@ fn dump(capture: &Capture) -> Dump {
     }
 }
 
-/// Events that a connection has not sent yet. Of a client that does not read, the oldest are lost.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    events: VecDeque<HangEvent>,
-    lost: u32,
-}
-
-impl Outbox {
-    pub(crate) fn push(&mut self, event: HangEvent) {
-        if self.events.len() >= HANG_EVENTS_PENDING_MAX {
-            let dropped = self.events.pop_front();
-            // What that one would have said of those before it is not lost with it.
-            let before = dropped.map_or(0, |event| event.lost);
-            self.lost = self.lost.saturating_add(1).saturating_add(before);
-        }
-        self.events.push_back(event);
-    }
-
-    /// The next to send, with the number of those lost before it; it stays until [`Self::sent`].
-    pub(crate) fn next(&mut self) -> Option<&HangEvent> {
-        let first = self.events.front_mut()?;
-        first.lost = first.lost.saturating_add(std::mem::take(&mut self.lost));
-        Some(first)
-    }
-
-    pub(crate) fn sent(&mut self) {
-        self.events.pop_front();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use gpu_broker_device::Region;
@@ -433,24 +403,5 @@ mod tests {
         let shown =
             book.show(viewer(owner.peer), Time(4), HangOf { hang: bare }).expect("it is there");
         assert_eq!((shown.dump, shown.record.age_ns), (None, 1));
-    }
-
-    #[test]
-    fn an_outbox_drops_the_oldest_and_says_how_many() {
-        let book = HangBook::default();
-        let mut outbox = Outbox::default();
-        assert!(outbox.next().is_none());
-        for _ in 0..HANG_EVENTS_PENDING_MAX + 3 {
-            outbox.push(book.record(Time(1), culprit(1, 1), report(None)));
-        }
-        let first = outbox.next().expect("there are some").clone();
-        assert_eq!((first.hang, first.lost), (4, 3));
-        // Not sent, and dropped in its turn.
-        outbox.push(book.record(Time(1), culprit(1, 1), report(None)));
-        let next = outbox.next().expect("there are some").clone();
-        assert_eq!((next.hang, next.lost), (5, 4));
-        outbox.sent();
-        let rest = outbox.next().expect("there are some");
-        assert_eq!((rest.hang, rest.lost), (6, 0));
     }
 }

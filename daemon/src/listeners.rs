@@ -1,8 +1,11 @@
 //! The sockets that clients come in by, and what coming in by each says of a client.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gpu_broker_protocol::admin::ListenerStatus;
+use gpu_broker_protocol::limits::LISTENERS_MADE_MAX;
 use tokio::task::AbortHandle;
 
 use crate::policy::DEFAULT;
@@ -27,6 +30,8 @@ pub(crate) struct Origin {
     pub(crate) class: Option<String>,
     /// The application of everybody who comes in here.
     pub(crate) app_id: Option<String>,
+    /// Tells two instances of the application apart.
+    pub(crate) instance_id: Option<String>,
     /// Who comes in here may administer.
     pub(crate) admin: bool,
 }
@@ -37,7 +42,7 @@ impl Origin {
         let admin = name == ADMIN;
         // Policy is for clients: it must not keep out who is to mend it.
         let class = admin.then(|| DEFAULT.to_owned());
-        Self { name: name.to_owned(), class, app_id: None, admin }
+        Self { name: name.to_owned(), class, app_id: None, instance_id: None, admin }
     }
 }
 
@@ -48,10 +53,15 @@ pub(crate) struct Listeners {
 }
 
 #[derive(Debug)]
-struct Running {
-    task: AbortHandle,
+pub(crate) struct Running {
+    pub(crate) task: AbortHandle,
     /// Removed with it.
-    _file: Option<SocketFile>,
+    pub(crate) _file: Option<SocketFile>,
+    pub(crate) origin: Arc<Origin>,
+    /// At run time, by an administrator.
+    pub(crate) made: bool,
+    /// Connections so far.
+    pub(crate) accepted: Arc<AtomicU64>,
 }
 
 /// Why there is no such listener.
@@ -73,8 +83,36 @@ impl Listeners {
         if running.len() >= LISTENERS_MAX { Err(Taken::Full) } else { Ok(()) }
     }
 
-    pub(crate) fn add(&self, name: &str, task: AbortHandle, file: Option<SocketFile>) {
-        let _ = self.running().insert(name.to_owned(), Running { task, _file: file });
+    /// The same for one made at run time.
+    pub(crate) fn check_made(&self, name: &str) -> Result<(), Taken> {
+        self.check(name)?;
+        let made = self.running().values().filter(|it| it.made).count();
+        if made >= LISTENERS_MADE_MAX { Err(Taken::Full) } else { Ok(()) }
+    }
+
+    pub(crate) fn add(&self, running: Running) {
+        let name = running.origin.name.clone();
+        let _ = self.running().insert(name, running);
+    }
+
+    /// Stops one. Sessions that came in by it go on.
+    pub(crate) fn remove(&self, name: &str) {
+        if let Some(running) = self.running().remove(name) {
+            running.task.abort();
+        }
+    }
+
+    /// All of them, by name.
+    pub(crate) fn list(&self) -> Vec<ListenerStatus> {
+        let status = |it: &Running| ListenerStatus {
+            name: it.origin.name.clone(),
+            made: it.made,
+            class: it.origin.class.clone(),
+            app_id: it.origin.app_id.clone(),
+            instance_id: it.origin.instance_id.clone(),
+            accepted: it.accepted.load(Ordering::Relaxed),
+        };
+        self.running().values().map(status).collect()
     }
 
     /// Stops all of it.

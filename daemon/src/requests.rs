@@ -183,8 +183,8 @@ impl<D: Device> Open<D> {
     /// Everything but EXECBUF; an fd in the request is its position in `fds`.
     fn control(
         &mut self,
-        server: &Server<D>,
-        entry: &Entry<D>,
+        server: &Arc<Server<D>>,
+        entry: &Arc<Entry<D>>,
         now: Time,
         seq: u32,
         request: Request<usize>,
@@ -193,6 +193,7 @@ impl<D: Device> Open<D> {
         // Short, so that this is a table.
         use {Reply as R, Request as Q};
         let s = &*self.session;
+        let (hangs, viewer) = (&server.books.hangs, || Viewer::of(&entry.identity));
         Ok(Answer::Now(match request {
             Q::Hello(_) => return Err(Violation::HelloRepeated.into()),
             // The only fd of the message, if there is one: it goes back as it came.
@@ -206,6 +207,13 @@ impl<D: Device> Open<D> {
             Q::AdminRevoke(b) => done(admin::revoke(server, entry, b), R::AdminRevoke)?,
             Q::AdminLimit(b) => R::AdminLimit(admin::limit(server, entry, &b)?),
             Q::AdminClasses => R::AdminClasses(admin::classes(server, entry)?),
+            Q::AdminList(b) => R::AdminList(admin::list(server, entry, now, b)?),
+            Q::AdminInspect(b) => R::AdminInspect(admin::inspect(server, entry, now, b)?),
+            Q::AdminEvents(b) => done(admin::subscribe(server, entry, b), R::AdminEvents)?,
+            Q::AdminListen(b) => done(admin::listen(server, entry, b, fds), R::AdminListen)?,
+            Q::AdminListeners => R::AdminListeners(admin::listeners(server, entry)?),
+            Q::AdminTrace(b) => R::AdminTrace(admin::trace(server, entry, b)?),
+            Q::AdminTraceRead(b) => R::AdminTraceRead(admin::trace_read(server, entry, b)?),
             Q::GetParam(b) => R::GetParam(s.get_param(&b)?),
             Q::Query(b) => R::Query(s.query(&b)?),
             Q::GetAperture => R::GetAperture(s.aperture()),
@@ -248,11 +256,9 @@ impl<D: Device> Open<D> {
             Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(now, seq, &b)?),
             Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(&b)?),
             Q::SyncobjImport(b) => R::SyncobjImport(self.syncobj_import(&b, fds)?),
-            Q::HangList(b) => R::HangList(server.hangs.page(Viewer::of(&entry.identity), now, &b)),
-            Q::HangShow(b) => {
-                R::HangShow(Box::new(server.hangs.show(Viewer::of(&entry.identity), now, b)?))
-            }
-            Q::HangRead(b) => R::HangRead(server.hangs.read(Viewer::of(&entry.identity), b)?),
+            Q::HangList(b) => R::HangList(hangs.page(viewer(), now, &b)),
+            Q::HangShow(b) => R::HangShow(Box::new(hangs.show(viewer(), now, b)?)),
+            Q::HangRead(b) => R::HangRead(hangs.read(viewer(), b)?),
         }))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gpu_broker_core::{Capabilities, Registry, Resource};
 use gpu_broker_device::{Device, Health};
+use gpu_broker_protocol::admin::{AdminNews, kind};
 use gpu_broker_protocol::status as wire;
 use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,12 +20,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::confine::Confinement;
 use crate::connection::{self, Connection, Place, Seat};
-use crate::directory::{Directory, Entry, Full};
+use crate::directory::{Books, Directory, Entry, Full};
 use crate::hands::DeviceHands;
-use crate::hangs::HangBook;
 use crate::identity::{Credentials, Identity, Registrar, is_operator};
 use crate::limiter::{Limiter, limited, warn_limited};
-use crate::listeners::{Listeners, Origin, Taken};
+use crate::listeners::{Listeners, Origin, Running, Taken};
 
 use crate::metrics::{self, Bound};
 use crate::packet::Socket;
@@ -51,7 +51,7 @@ pub(crate) struct Server<D: Device> {
     pub(crate) device: D,
     pub(crate) registry: Arc<Registry<DeviceHands<D::File>>>,
     pub(crate) directory: Directory<D>,
-    pub(crate) hangs: Arc<HangBook>,
+    pub(crate) books: Arc<Books<D>>,
     pub(crate) classes: Classes,
     pub(crate) listeners: Listeners,
     pub(crate) registrar: Registrar,
@@ -77,13 +77,13 @@ impl<D: Device> Server<D> {
     pub(crate) fn new(config: Config, device: D, capabilities: Capabilities) -> Self {
         let clock = Clock::start();
         let classes = Classes::new(&config.policy, Arc::new(capabilities));
-        let hangs = Arc::<HangBook>::default();
+        let books = Arc::new(Books::new(clock));
         Self {
             config: RwLock::new(Arc::new(config)),
             device,
             registry: Arc::new(Registry::new()),
-            directory: Directory::new(clock, Arc::clone(&hangs)),
-            hangs,
+            directory: Directory::new(Arc::clone(&books)),
+            books,
             classes,
             listeners: Listeners::default(),
             registrar: Registrar::new(),
@@ -129,12 +129,51 @@ impl<D: Device> Server<D> {
     /// A session has said HELLO.
     pub(crate) fn opened(&self, entry: &Entry<D>) {
         count(&entry.log.class.counts.sessions);
+        self.books.events.tell(kind::SESSIONS, || {
+            let Credentials { uid, pid, .. } = entry.identity.credentials;
+            AdminNews::SessionBegan {
+                session: entry.id(),
+                class: entry.log.class.name().to_owned(),
+                listener: entry.identity.origin.name.clone(),
+                uid,
+                pid,
+                client_name: entry
+                    .named()
+                    .map_or_else(String::new, |it| it.client_name.to_string()),
+            }
+        });
+    }
+
+    /// A session that [`Self::opened`] is over.
+    pub(crate) fn ended(&self, entry: &Entry<D>, why: Option<&str>) {
+        if entry.named().is_some() {
+            self.books.events.tell(kind::SESSIONS, || AdminNews::SessionEnded {
+                session: entry.id(),
+                why: why.unwrap_or("the client hung up").to_owned(),
+            });
+        }
+    }
+
+    /// A connection gets no session.
+    fn turned_away(&self, peer: &dyn std::fmt::Display, why: &str) {
+        self.books.events.tell(kind::SESSIONS, || AdminNews::TurnedAway {
+            peer: peer.to_string(),
+            why: why.to_owned(),
+            count: 1,
+        });
     }
 
     /// Counts and logs a request that was refused.
     pub(crate) fn refused(&self, entry: &Entry<D>, opcode: u16, refusal: &Refusal) {
         count(&self.refusals);
         entry.log.class.counts.refused(refusal.reason.name());
+        entry.refused(refusal.reason.name());
+        self.books.events.tell(kind::REFUSALS, || AdminNews::Refused {
+            session: entry.id(),
+            reason: refusal.reason.name().to_owned(),
+            sentence: refusal.sentence(),
+            count: 1,
+        });
         tracing::debug!(session = %entry.id(), class = entry.log.class.name(), opcode, %refusal);
         audit::refused(&entry.log, self.clock.now(), opcode, refusal);
     }
@@ -239,15 +278,34 @@ impl<D: Device> Server<D> {
         listener: Listener,
         origin: Origin,
     ) -> std::io::Result<()> {
+        self.listen_as(listener, origin, false)
+    }
+
+    /// The same for a listener that an administrator makes.
+    pub(crate) fn listen_made(
+        self: &Arc<Self>,
+        listener: Listener,
+        origin: Origin,
+    ) -> std::io::Result<()> {
+        self.listen_as(listener, origin, true)
+    }
+
+    fn listen_as(
+        self: &Arc<Self>,
+        listener: Listener,
+        origin: Origin,
+        made: bool,
+    ) -> std::io::Result<()> {
         let taken = |taken: Taken| std::io::Error::other(format!("\"{}\": {taken}", origin.name));
         self.listeners.check(&origin.name).map_err(taken)?;
         let place = listener.place();
         let (fd, file) = listener.into_parts();
         let socket = UnixSeqpacketListener::try_from(fd)?;
-        let name = origin.name.clone();
-        tracing::info!("listening on {place} as \"{name}\"");
-        let task = tokio::spawn(Arc::clone(self).accept(socket, Arc::new(origin)));
-        self.listeners.add(&name, task.abort_handle(), file);
+        tracing::info!("listening on {place} as \"{}\"", origin.name);
+        let (origin, accepted) = (Arc::new(origin), Arc::<AtomicU64>::default());
+        let accept = Arc::clone(self).accept(socket, Arc::clone(&origin), Arc::clone(&accepted));
+        let task = tokio::spawn(accept).abort_handle();
+        self.listeners.add(Running { task, _file: file, origin, made, accepted });
         Ok(())
     }
 
@@ -258,6 +316,8 @@ impl<D: Device> Server<D> {
             Ok(config) => Arc::new(config),
             Err(error) => {
                 tracing::warn!("the configuration stays what it was: {error}");
+                let error = Some(error.to_string());
+                self.books.events.tell(kind::RELOADS, || AdminNews::Reloaded { error });
                 return;
             }
         };
@@ -282,6 +342,7 @@ impl<D: Device> Server<D> {
             apply();
         }
         tracing::info!("the configuration was read again");
+        self.books.events.tell(kind::RELOADS, || AdminNews::Reloaded { error: None });
     }
 
     /// Ends every session and waits for them, but not for ever.
@@ -303,11 +364,19 @@ impl<D: Device> Server<D> {
     }
 
     /// Accepts connections for as long as the listener is there.
-    async fn accept(self: Arc<Self>, mut listener: UnixSeqpacketListener, origin: Arc<Origin>) {
+    async fn accept(
+        self: Arc<Self>,
+        mut listener: UnixSeqpacketListener,
+        origin: Arc<Origin>,
+        accepted: Arc<AtomicU64>,
+    ) {
         loop {
             // The polling form, for the same reason as in `packet::poll_receive`.
             match std::future::poll_fn(|cx| listener.poll_accept(cx)).await {
-                Ok(socket) => self.admit(socket, &origin),
+                Ok(socket) => {
+                    count(&accepted);
+                    self.admit(socket, &origin);
+                }
                 Err(error) => {
                     let now = self.clock.now();
                     warn_limited!(self.limiter, now, "cannot accept a connection: {error}");
@@ -334,7 +403,9 @@ impl<D: Device> Server<D> {
             Err(TurnedAway { code, why }) => {
                 let uid = credentials.uid;
                 let now = self.clock.now();
-                audit::turned_away(&self.limiter, now, &format_args!("uid={uid}"), &why);
+                let peer = format_args!("uid={uid}");
+                audit::turned_away(&self.limiter, now, &peer, &why);
+                self.turned_away(&peer, &why);
                 connection::turn_away(socket.into(), code, &why);
             }
         }
@@ -418,10 +489,12 @@ impl<D: Device> Server<D> {
         let Some(class) = class else {
             let why = denied.unwrap_or_default();
             audit::turned_away(&self.limiter, now, &identity, &why);
+            self.turned_away(&identity, &why);
             return Err(TurnedAway { code: EpitaphCode::Denied, why });
         };
         let refuse = |code, why: String| {
             audit::denied(&class, now, &identity, &why);
+            self.turned_away(&identity, &why);
             Err(TurnedAway { code, why })
         };
         if let Some(why) = denied {

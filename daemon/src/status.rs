@@ -20,9 +20,9 @@ use crate::identity::{Credentials, printable};
 use crate::server::Server;
 
 /// Contexts listed of one session.
-const CONTEXTS_LISTED_MAX: usize = 64;
+pub(crate) const CONTEXTS_LISTED_MAX: usize = 64;
 /// Sessions of one page; the rest comes with the next, and no request takes long.
-const SESSIONS_PER_PAGE_MAX: usize = 128;
+pub(crate) const SESSIONS_PER_PAGE_MAX: usize = 128;
 
 fn engine(id: gpu_broker_device::EngineId) -> EngineId {
     EngineId { class: id.class, instance: id.instance }
@@ -122,7 +122,7 @@ pub(crate) fn usage<D: Device>(
     })
 }
 
-fn bytes_of<T: serde::Serialize>(value: &T) -> usize {
+pub(crate) fn bytes_of<T: serde::Serialize>(value: &T) -> usize {
     codec::encode_body(value).map_or(usize::MAX, |bytes| bytes.len())
 }
 

@@ -7,6 +7,7 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::admin::AdminListen;
 use crate::execbuf;
 use crate::header::{Header, HeaderFlags, Opcode};
 use crate::limits::BODY_BYTES_MAX;
@@ -103,8 +104,8 @@ macro_rules! control_messages {
             pub fn decode(opcode: u16, body: &[u8]) -> Result<Self, Violation> {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Request $name $request body),)*
-                    Some(Opcode::Execbuf | Opcode::Epitaph | Opcode::Hang) | None =>
-                        Err(Violation::UnknownOpcode),
+                    Some(Opcode::Execbuf | Opcode::Epitaph | Opcode::Hang | Opcode::AdminEvent)
+                    | None => Err(Violation::UnknownOpcode),
                 }
             }
         }
@@ -139,7 +140,8 @@ macro_rules! control_messages {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Reply $name $reply body),)*
                     Some(Opcode::Execbuf) => execbuf::decode_reply(body).map(Reply::Execbuf),
-                    Some(Opcode::Epitaph | Opcode::Hang) | None => Err(Violation::UnknownOpcode),
+                    Some(Opcode::Epitaph | Opcode::Hang | Opcode::AdminEvent) | None =>
+                        Err(Violation::UnknownOpcode),
                 }
             }
         }
@@ -170,6 +172,13 @@ control_messages! {
     AdminRevoke: body -> none;
     AdminLimit: body -> body;
     AdminClasses: none -> body;
+    AdminList: body -> body;
+    AdminInspect: body -> body;
+    AdminEvents: body -> none;
+    AdminListen: body -> none;
+    AdminListeners: none -> body;
+    AdminTrace: body -> body;
+    AdminTraceRead: body -> body;
     ContextCreate: body -> body;
     ContextDestroy: body -> none;
     ContextSetParam: body -> body;
@@ -291,6 +300,9 @@ pub fn encode_event(event: &Event, out: &mut Vec<u8>) -> Result<(), Violation> {
             message(out, event_header(Opcode::Epitaph), |out| put(epitaph, out))
         }
         Event::Hang(hang) => message(out, event_header(Opcode::Hang), |out| put(hang, out)),
+        Event::Admin(event) => {
+            message(out, event_header(Opcode::AdminEvent), |out| put(event, out))
+        }
     }
 }
 
@@ -302,6 +314,7 @@ pub fn decode_event(opcode: u16, body: &[u8]) -> Result<Event, Violation> {
     match Opcode::from_u16(opcode) {
         Some(Opcode::Epitaph) => get(body).map(Event::Epitaph),
         Some(Opcode::Hang) => get(body).map(Event::Hang),
+        Some(Opcode::AdminEvent) => get(body).map(Event::Admin),
         Some(_) | None => Err(Violation::UnknownOpcode),
     }
 }
@@ -319,78 +332,59 @@ pub trait MapFds<From> {
     fn map_fds<To, E>(self, f: impl FnMut(From) -> Result<To, E>) -> Result<Self::Over<To>, E>;
 }
 
+/// A message over another fd type: those that have a body without fds, those that have none, and an
+/// arm for each of the others.
+macro_rules! over {
+    ($message:expr => $to:ident; bodies $($body:ident)*; empty $($empty:ident)*;
+     $($pattern:pat => $mapped:expr),* $(,)?) => {
+        Ok(match $message {
+            $(Self::$body(body) => $to::$body(body),)*
+            $(Self::$empty => $to::$empty,)*
+            $($pattern => $mapped,)*
+        })
+    };
+}
+
 impl<Fd> MapFds<Fd> for Request<Fd> {
     type Over<To> = Request<To>;
 
     fn map_fds<To, E>(self, mut f: impl FnMut(Fd) -> Result<To, E>) -> Result<Request<To>, E> {
-        Ok(match self {
-            Self::Hello(body) => Request::Hello(body),
+        over!(self => Request;
+            bodies
+            Hello Status Usage Identity AdminDrain AdminRevoke AdminLimit AdminList AdminInspect
+            AdminEvents AdminTrace AdminTraceRead ContextCreate ContextDestroy ContextSetParam
+            ContextGetParam ContextResetStats VmCreate VmDestroy BufferCreate BufferMap
+            BufferClose BufferBusy BufferWait GetParam Query RegRead BufferSetDomain BufferAccess
+            BufferSetCaching BufferGetCaching BufferSetTiling BufferGetTiling BufferMadvise
+            BufferExport UserptrInvalidate SyncobjCreate SyncobjDestroy SyncobjReset
+            SyncobjSignal SyncobjWait SyncobjTimelineSignal SyncobjQuery SyncobjTransfer
+            SyncobjExport HangList HangShow HangRead;
+            empty
+            DeviceQuery Confinement AdminClasses AdminListeners GetAperture Throttle;
             Self::Ping(Ping { payload, fd }) => {
                 Request::Ping(Ping { payload, fd: fd.map(&mut f).transpose()? })
-            }
-            Self::DeviceQuery => Request::DeviceQuery,
-            Self::Status(body) => Request::Status(body),
-            Self::Confinement => Request::Confinement,
-            Self::Usage(body) => Request::Usage(body),
-            Self::Identity(body) => Request::Identity(body),
-            Self::AdminDrain(body) => Request::AdminDrain(body),
-            Self::AdminRevoke(body) => Request::AdminRevoke(body),
-            Self::AdminLimit(body) => Request::AdminLimit(body),
-            Self::AdminClasses => Request::AdminClasses,
-            Self::ContextCreate(body) => Request::ContextCreate(body),
-            Self::ContextDestroy(body) => Request::ContextDestroy(body),
-            Self::ContextSetParam(body) => Request::ContextSetParam(body),
-            Self::ContextGetParam(body) => Request::ContextGetParam(body),
-            Self::ContextResetStats(body) => Request::ContextResetStats(body),
-            Self::VmCreate(body) => Request::VmCreate(body),
-            Self::VmDestroy(body) => Request::VmDestroy(body),
-            Self::BufferCreate(body) => Request::BufferCreate(body),
-            Self::BufferMap(body) => Request::BufferMap(body),
-            Self::BufferClose(body) => Request::BufferClose(body),
-            Self::BufferBusy(body) => Request::BufferBusy(body),
-            Self::BufferWait(body) => Request::BufferWait(body),
+            },
+            Self::AdminListen(AdminListen { socket, close, name, class, app_id, instance_id }) => {
+                let (socket, close) = (f(socket)?, f(close)?);
+                let listen = AdminListen { socket, close, name, class, app_id, instance_id };
+                Request::AdminListen(listen)
+            },
             Self::FenceStatus(FenceStatusQuery { fd }) => {
                 Request::FenceStatus(FenceStatusQuery { fd: f(fd)? })
-            }
+            },
             Self::FenceMerge(FenceMerge { first, second }) => {
                 Request::FenceMerge(FenceMerge { first: f(first)?, second: f(second)? })
-            }
-            Self::GetParam(body) => Request::GetParam(body),
-            Self::Query(body) => Request::Query(body),
-            Self::GetAperture => Request::GetAperture,
-            Self::Throttle => Request::Throttle,
-            Self::RegRead(body) => Request::RegRead(body),
-            Self::BufferSetDomain(body) => Request::BufferSetDomain(body),
-            Self::BufferAccess(body) => Request::BufferAccess(body),
-            Self::BufferSetCaching(body) => Request::BufferSetCaching(body),
-            Self::BufferGetCaching(body) => Request::BufferGetCaching(body),
-            Self::BufferSetTiling(body) => Request::BufferSetTiling(body),
-            Self::BufferGetTiling(body) => Request::BufferGetTiling(body),
-            Self::BufferMadvise(body) => Request::BufferMadvise(body),
-            Self::BufferExport(body) => Request::BufferExport(body),
+            },
             Self::BufferImport(BufferImport { fd }) => {
                 Request::BufferImport(BufferImport { fd: f(fd)? })
-            }
+            },
             Self::UserptrCreate(UserptrCreate { memfd, offset, length, flags }) => {
                 Request::UserptrCreate(UserptrCreate { memfd: f(memfd)?, offset, length, flags })
-            }
-            Self::UserptrInvalidate(body) => Request::UserptrInvalidate(body),
-            Self::SyncobjCreate(body) => Request::SyncobjCreate(body),
-            Self::SyncobjDestroy(body) => Request::SyncobjDestroy(body),
-            Self::SyncobjReset(body) => Request::SyncobjReset(body),
-            Self::SyncobjSignal(body) => Request::SyncobjSignal(body),
-            Self::SyncobjWait(body) => Request::SyncobjWait(body),
-            Self::SyncobjTimelineSignal(body) => Request::SyncobjTimelineSignal(body),
-            Self::SyncobjQuery(body) => Request::SyncobjQuery(body),
-            Self::SyncobjTransfer(body) => Request::SyncobjTransfer(body),
-            Self::SyncobjExport(body) => Request::SyncobjExport(body),
+            },
             Self::SyncobjImport(SyncobjImport { syncobj, flags, point, fd }) => {
                 Request::SyncobjImport(SyncobjImport { syncobj, flags, point, fd: f(fd)? })
             }
-            Self::HangList(body) => Request::HangList(body),
-            Self::HangShow(body) => Request::HangShow(body),
-            Self::HangRead(body) => Request::HangRead(body),
-        })
+        )
     }
 }
 
@@ -398,72 +392,34 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
     type Over<To> = Reply<To>;
 
     fn map_fds<To, E>(self, mut f: impl FnMut(Fd) -> Result<To, E>) -> Result<Reply<To>, E> {
-        Ok(match self {
-            Self::Hello(body) => Reply::Hello(body),
+        over!(self => Reply;
+            bodies
+            Hello DeviceQuery Status Confinement Usage Identity AdminDrain AdminLimit
+            AdminClasses AdminList AdminInspect AdminListeners AdminTrace AdminTraceRead
+            ContextCreate ContextSetParam ContextGetParam ContextResetStats VmCreate BufferCreate
+            BufferBusy BufferWait FenceStatus GetParam Query GetAperture RegRead BufferGetCaching
+            BufferSetTiling BufferGetTiling BufferMadvise BufferImport UserptrCreate
+            SyncobjCreate SyncobjWait SyncobjQuery SyncobjImport HangList HangShow HangRead;
+            empty
+            AdminRevoke AdminEvents AdminListen ContextDestroy VmDestroy BufferClose Throttle
+            BufferSetDomain BufferAccess BufferSetCaching UserptrInvalidate SyncobjDestroy
+            SyncobjReset SyncobjSignal SyncobjTimelineSignal SyncobjTransfer;
             Self::Ping(Ping { payload, fd }) => {
                 Reply::Ping(Ping { payload, fd: fd.map(&mut f).transpose()? })
-            }
-            Self::DeviceQuery(body) => Reply::DeviceQuery(body),
-            Self::Status(body) => Reply::Status(body),
-            Self::Confinement(body) => Reply::Confinement(body),
-            Self::Usage(body) => Reply::Usage(body),
-            Self::Identity(body) => Reply::Identity(body),
-            Self::AdminDrain(body) => Reply::AdminDrain(body),
-            Self::AdminRevoke => Reply::AdminRevoke,
-            Self::AdminLimit(body) => Reply::AdminLimit(body),
-            Self::AdminClasses(body) => Reply::AdminClasses(body),
-            Self::ContextCreate(body) => Reply::ContextCreate(body),
-            Self::ContextDestroy => Reply::ContextDestroy,
-            Self::ContextSetParam(body) => Reply::ContextSetParam(body),
-            Self::ContextGetParam(body) => Reply::ContextGetParam(body),
-            Self::ContextResetStats(body) => Reply::ContextResetStats(body),
-            Self::VmCreate(body) => Reply::VmCreate(body),
-            Self::VmDestroy => Reply::VmDestroy,
-            Self::BufferCreate(body) => Reply::BufferCreate(body),
+            },
             Self::BufferMap(BufferMapped { offset, size, fd }) => {
                 Reply::BufferMap(BufferMapped { offset, size, fd: f(fd)? })
-            }
-            Self::BufferClose => Reply::BufferClose,
-            Self::BufferBusy(body) => Reply::BufferBusy(body),
-            Self::BufferWait(body) => Reply::BufferWait(body),
+            },
             Self::Execbuf(ExecbufReply { offsets, fence }) => {
                 Reply::Execbuf(ExecbufReply { offsets, fence: fence.map(&mut f).transpose()? })
-            }
-            Self::FenceStatus(body) => Reply::FenceStatus(body),
+            },
             Self::FenceMerge(Fence { fd }) => Reply::FenceMerge(Fence { fd: f(fd)? }),
-            Self::GetParam(body) => Reply::GetParam(body),
-            Self::Query(body) => Reply::Query(body),
-            Self::GetAperture(body) => Reply::GetAperture(body),
-            Self::Throttle => Reply::Throttle,
-            Self::RegRead(body) => Reply::RegRead(body),
-            Self::BufferSetDomain => Reply::BufferSetDomain,
-            Self::BufferAccess => Reply::BufferAccess,
-            Self::BufferSetCaching => Reply::BufferSetCaching,
-            Self::BufferGetCaching(body) => Reply::BufferGetCaching(body),
-            Self::BufferSetTiling(body) => Reply::BufferSetTiling(body),
-            Self::BufferGetTiling(body) => Reply::BufferGetTiling(body),
-            Self::BufferMadvise(body) => Reply::BufferMadvise(body),
             Self::BufferExport(BufferExported { fd }) => {
                 Reply::BufferExport(BufferExported { fd: f(fd)? })
-            }
-            Self::BufferImport(body) => Reply::BufferImport(body),
-            Self::UserptrCreate(body) => Reply::UserptrCreate(body),
-            Self::UserptrInvalidate => Reply::UserptrInvalidate,
-            Self::SyncobjCreate(body) => Reply::SyncobjCreate(body),
-            Self::SyncobjDestroy => Reply::SyncobjDestroy,
-            Self::SyncobjReset => Reply::SyncobjReset,
-            Self::SyncobjSignal => Reply::SyncobjSignal,
-            Self::SyncobjWait(body) => Reply::SyncobjWait(body),
-            Self::SyncobjTimelineSignal => Reply::SyncobjTimelineSignal,
-            Self::SyncobjQuery(body) => Reply::SyncobjQuery(body),
-            Self::SyncobjTransfer => Reply::SyncobjTransfer,
+            },
             Self::SyncobjExport(SyncobjExported { fd }) => {
                 Reply::SyncobjExport(SyncobjExported { fd: f(fd)? })
             }
-            Self::SyncobjImport(body) => Reply::SyncobjImport(body),
-            Self::HangList(body) => Reply::HangList(body),
-            Self::HangShow(body) => Reply::HangShow(body),
-            Self::HangRead(body) => Reply::HangRead(body),
-        })
+        )
     }
 }

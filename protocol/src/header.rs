@@ -188,6 +188,22 @@ opcodes! {
     AdminLimit = 0x0b03,
     /// Administrators: the classes, what they hold and may hold.
     AdminClasses = 0x0b04,
+    /// Administrators: all sessions, page by page.
+    AdminList = 0x0b05,
+    /// Administrators: everything about a session.
+    AdminInspect = 0x0b06,
+    /// Administrators: which events to send.
+    AdminEvents = 0x0b07,
+    /// Event, for administrators: something happened.
+    AdminEvent = 0x0b08,
+    /// Administrators: serve one more socket, whose clients are who the request says.
+    AdminListen = 0x0b09,
+    /// Administrators: the listeners.
+    AdminListeners = 0x0b0a,
+    /// Administrators: record what the engines do, or stop.
+    AdminTrace = 0x0b0b,
+    /// Administrators: what was recorded.
+    AdminTraceRead = 0x0b0c,
     /// Event: why the daemon is about to close the connection.
     Epitaph = 0x0f01,
 }

@@ -76,6 +76,14 @@ pub const HANG_DUMP_BYTES_PER_SESSION_MAX: usize = 1 << 20;
 pub const HANG_DUMP_BYTES_MAX: usize = 16 << 20;
 /// Characters of each text of a session's identity.
 pub const IDENTITY_CHARS_MAX: usize = 256;
+/// Administrators' events a connection has not been sent yet; of more, the oldest are dropped.
+pub const ADMIN_EVENTS_PENDING_MAX: usize = 256;
+/// Listeners made at run time.
+pub const LISTENERS_MADE_MAX: usize = 256;
+/// Records of what the engines do that the daemon keeps; of more, the oldest are dropped.
+pub const TRACE_RECORDS_MAX: usize = 64 * 1024;
+/// Records of one answer to ADMIN_TRACE_READ.
+pub const TRACE_RECORDS_PER_READ_MAX: usize = 1024;
 /// Connections the daemon serves at once unless configured otherwise.
 pub const SESSIONS_MAX_DEFAULT: u32 = 4096;
 /// Milliseconds a connection may take to say HELLO.
@@ -106,6 +114,8 @@ const _: () = {
     );
     assert!(8 + SYNCOBJS_PER_REQUEST_MAX * 8 <= BODY_BYTES_MAX, "SYNCOBJ_QUERY's reply");
     assert!(4 + 8 + QUERY_ITEMS_MAX * 12 <= BODY_BYTES_MAX);
+    // A record that ran: four numbers, an engine, a tag and how long.
+    assert!(8 + 8 + TRACE_RECORDS_PER_READ_MAX * 44 < BODY_BYTES_MAX);
 };
 // One too many fits as well, so that it is refused with an errno and not taken for a breach.
 const _: () = {

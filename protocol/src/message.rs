@@ -47,6 +47,20 @@ pub enum Request<Fd> {
     AdminLimit(AdminLimit),
     /// Every class.
     AdminClasses,
+    /// [`AdminListQuery`]
+    AdminList(AdminListQuery),
+    /// [`AdminInspect`]
+    AdminInspect(AdminInspect),
+    /// [`AdminEvents`]
+    AdminEvents(AdminEvents),
+    /// [`AdminListen`]
+    AdminListen(AdminListen<Fd>),
+    /// Every listener.
+    AdminListeners,
+    /// [`AdminTrace`]
+    AdminTrace(AdminTrace),
+    /// [`AdminTraceRead`]
+    AdminTraceRead(AdminTraceRead),
     /// [`ContextCreate`]
     ContextCreate(ContextCreate),
     /// [`ContextDestroy`]
@@ -160,6 +174,20 @@ pub enum Reply<Fd> {
     AdminLimit(AdminLimited),
     /// To ADMIN_CLASSES.
     AdminClasses(AdminClassList),
+    /// To ADMIN_LIST.
+    AdminList(AdminList),
+    /// To ADMIN_INSPECT.
+    AdminInspect(Box<AdminInspection>),
+    /// To ADMIN_EVENTS.
+    AdminEvents,
+    /// To ADMIN_LISTEN.
+    AdminListen,
+    /// To ADMIN_LISTENERS.
+    AdminListeners(AdminListenerList),
+    /// To ADMIN_TRACE.
+    AdminTrace(AdminTracing),
+    /// To ADMIN_TRACE_READ.
+    AdminTraceRead(AdminTracePage),
     /// To CONTEXT_CREATE.
     ContextCreate(ContextCreated),
     /// To CONTEXT_DESTROY.
@@ -257,6 +285,8 @@ pub enum Event {
     Epitaph(Epitaph),
     /// A batch of the session died.
     Hang(HangEvent),
+    /// Something happened that an administrator asked to be told of.
+    Admin(AdminEvent),
 }
 
 /// First message of a connection.

@@ -113,6 +113,19 @@ reasons! {
     NoSuchClass = 9, ENOENT, "no-such-class",
         "the policy has no class, or no limit, of that name";
 
+    /// ADMIN_LISTEN
+    ListenerName = 16, EEXIST, "listener-name",
+        "a listener of that name exists; choose another, or end that one first";
+    /// ADMIN_LISTEN
+    ListenerLimit = 17, ENOMEM, "listener-limit",
+        "there are as many listeners as there may be; end one first";
+    /// ADMIN_LISTEN
+    ListenerText = 18, EINVAL, "listener-text",
+        "the name is not one, or the application or instance is too long or would not print";
+    /// ADMIN_LISTEN
+    ListenerSocket = 19, EINVAL, "listener-socket",
+        "pass a Unix SEQPACKET socket that listens, and the reading end of a pipe or one of a socket pair";
+
     // 20..: limits
     /// Too many contexts.
     ContextLimit = 20, ENOMEM, "context-limit",

@@ -24,9 +24,9 @@ pub trait Work: Send + Sync + 'static {
     /// soon, and others have the engine meanwhile; the time does not count against it.
     fn may_run(&self, part: usize) -> bool;
 
-    /// The job had that engine for so many nanoseconds more. Engines call it at the end of each
-    /// turn, on their threads.
-    fn ran(&self, engine: &EngineSpec, ns: u64);
+    /// The job had that engine for a while more. Engines call it at the end of each turn, on their
+    /// threads.
+    fn ran(&self, engine: &EngineSpec, span: Span);
 
     /// Calls `run` once with the memory of the job.
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory));
@@ -38,6 +38,27 @@ pub trait Work: Send + Sync + 'static {
     /// A job is over. Called once per job, on an engine's thread; must not block. `part` is
     /// [`Job::part`]; the streamer comes back for the next batch of its context.
     fn over(self: Arc<Self>, part: usize, streamer: Box<Streamer>, ending: Ending);
+}
+
+/// Time for which a job had an engine, on the clock of the GPU: see
+/// [`Gpu::moment`](crate::gpu::Gpu::moment).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// When it began to execute, in nanoseconds.
+    pub began: u64,
+    /// When it ceased to, in nanoseconds.
+    pub ended: u64,
+    /// Nanoseconds it had the engine before without executing, and was not told of: it stalled or
+    /// napped.
+    pub owed_ns: u64,
+}
+
+impl Span {
+    /// Nanoseconds in all.
+    #[must_use]
+    pub const fn ns(self) -> u64 {
+        self.ended.saturating_sub(self.began).saturating_add(self.owed_ns)
+    }
 }
 
 /// A batch to run.
@@ -120,8 +141,8 @@ impl Ending {
 pub enum Inline<'a> {
     /// The engine is not idle; nothing was run.
     Busy,
-    /// The batch is over, after so many nanoseconds. Never [`Ending::Cancelled`].
-    Over(Ending, u64),
+    /// The batch is over, after so long. Never [`Ending::Cancelled`].
+    Over(Ending, Span),
     /// The batch goes on: queue it.
     Unfinished(Unfinished<'a>),
 }
@@ -131,7 +152,7 @@ pub enum Inline<'a> {
 pub struct Unfinished<'a> {
     engine: &'a Engine,
     progress: Progress,
-    ran_ns: u64,
+    span: Span,
     queued: bool,
 }
 
@@ -143,16 +164,17 @@ impl Unfinished<'_> {
     pub fn queue(mut self, mut job: Job, claim: Claim) -> Result<JobKey, Job> {
         self.queued = true;
         let engine = self.engine;
-        job.work.ran(&engine.spec, self.ran_ns);
+        job.work.ran(&engine.spec, self.span);
+        let ran_ns = self.span.ns();
         let now = engine.shared.time.now();
         let mut state = engine.lock();
         if state.stopping {
-            engine.release(state, self.ran_ns, false);
+            engine.release(state, ran_ns, false);
             return Err(job);
         }
         let victim = std::mem::take(&mut state.was_reset).then(|| job.restart());
         let progress = if victim.is_some() { Progress::Restarted } else { self.progress };
-        let key = state.scheduler.adopt(now, job, claim, self.ran_ns, progress);
+        let key = state.scheduler.adopt(now, job, claim, ran_ns, progress);
         engine.wake(state);
         victim.into_iter().for_each(Victim::tell);
         Ok(key)
@@ -162,7 +184,7 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.queued {
-            self.engine.release(self.engine.lock(), self.ran_ns, false);
+            self.engine.release(self.engine.lock(), self.span.ns(), false);
         }
     }
 }
@@ -263,16 +285,14 @@ impl Engine {
             streamer.set_yielding(false);
             streamer.run(memory, &self.shared.time, INLINE_BUDGET)
         });
-        let ran_ns = self.shared.time.now().saturating_sub(began);
+        let span = Span { began, ended: self.shared.time.now(), owed_ns: 0 };
         let (progress, ending) = judge(stop);
         match ending {
             Some(ending) => {
-                self.release(self.lock(), ran_ns, ending.is_guilty());
-                Inline::Over(ending, ran_ns)
+                self.release(self.lock(), span.ns(), ending.is_guilty());
+                Inline::Over(ending, span)
             }
-            None => {
-                Inline::Unfinished(Unfinished { engine: self, progress, ran_ns, queued: false })
-            }
+            None => Inline::Unfinished(Unfinished { engine: self, progress, span, queued: false }),
         }
     }
 
@@ -345,7 +365,7 @@ impl Engine {
             if may_run { judge(self.execute(&mut turn)) } else { (Progress::Held, None) };
         let now = self.shared.time.now();
         // A callback that panics has told the panic hook; see `finish`.
-        let _ = catch_unwind(AssertUnwindSafe(|| work.ran(&self.spec, turn.ran_ns(now))));
+        let _ = catch_unwind(AssertUnwindSafe(|| work.ran(&self.spec, turn.span(now))));
         let mut state = self.lock();
         // What came to its end, or did not run, was not there any more to be hit.
         let hit = std::mem::take(&mut state.was_reset) && may_run && ending.is_none();

@@ -97,6 +97,12 @@ impl Gpu {
         self.shared.time.ticks()
     }
 
+    /// A moment on the clock of [`Span`](crate::engine::Span).
+    #[must_use]
+    pub fn moment(&self, ns: u64) -> Instant {
+        self.shared.time.0 + std::time::Duration::from_nanos(ns)
+    }
+
     /// The CPU or a batch changed memory that waiting batches may look at: polls them soon.
     pub fn memory_changed(&self) {
         let waiters = self.shared.waiters.load(Ordering::Relaxed);

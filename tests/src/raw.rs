@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use gpu_broker_protocol::admin::AdminEvent;
 use gpu_broker_protocol::codec::{self, MapFds};
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists, object_flag};
 use gpu_broker_protocol::hang::HangEvent;
@@ -50,6 +51,8 @@ pub enum Message {
     Epitaph(Epitaph),
     /// A batch of the session died.
     Hang(HangEvent),
+    /// Something that an administrator asked to be told of.
+    News(AdminEvent),
     /// The connection has ended.
     Closed,
 }
@@ -106,6 +109,7 @@ impl Raw {
             | Message::Refused(..)
             | Message::Epitaph(_)
             | Message::Hang(_)
+            | Message::News(_)
             | Message::Closed) => Err(format!("{other:?}")),
         }
     }
@@ -474,6 +478,7 @@ fn decoded(bytes: &[u8], fds: Vec<OwnedFd>) -> Message {
         match codec::decode_event(header.opcode, body).expect("the daemon's event can be decoded") {
             Event::Epitaph(epitaph) => Message::Epitaph(epitaph),
             Event::Hang(hang) => Message::Hang(hang),
+            Event::Admin(event) => Message::News(event),
         }
     } else if header.flags == HeaderFlags::REPLY | HeaderFlags::REFUSED {
         let refusal = codec::decode_refusal(body).expect("the daemon's refusal can be decoded");

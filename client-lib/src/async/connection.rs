@@ -27,7 +27,7 @@ use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, HangQueue, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, EventQueue, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket;
@@ -65,7 +65,7 @@ struct Link {
     socket: UnixSeqpacket,
     ledger: Mutex<Ledger<oneshot::Sender<Packet>>>,
     generation: Generation,
-    hangs: Mutex<HangQueue>,
+    hangs: Mutex<EventQueue<HangEvent>>,
     /// There is a hang, or the connection ended.
     news: Notify,
 }
@@ -357,7 +357,7 @@ impl Link {
         }
     }
 
-    fn hangs(&self) -> MutexGuard<'_, HangQueue> {
+    fn hangs(&self) -> MutexGuard<'_, EventQueue<HangEvent>> {
         // As for the ledger.
         self.hangs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -396,7 +396,7 @@ impl Link {
             Ok(Arrival::Answer(answer)) => decode(answer, fds),
             Ok(Arrival::Epitaph(epitaph)) => Err(Error::Ended(epitaph)),
             // Only answers are sent there.
-            Ok(Arrival::Hang(_)) => Err(Error::Protocol(Violation::Malformed)),
+            Ok(Arrival::Hang(_) | Arrival::Admin(_)) => Err(Error::Protocol(Violation::Malformed)),
             Err(violation) => Err(Error::Protocol(violation)),
         };
         if let Err(Error::Protocol(violation)) = &result {
@@ -448,6 +448,8 @@ impl Link {
                 self.news.notify_waiters();
                 Ok(())
             }
+            // Asked for by the blocking client alone.
+            Arrival::Admin(_) => Ok(()),
             Arrival::Answer(answer) => {
                 let mut ledger = self.ledger();
                 ledger.position(&answer).map_err(Ending::Violation)?;

@@ -85,6 +85,10 @@ impl Turn<'_> {
                 self.shared.inbox().hung(event);
                 return Some(());
             }
+            Ok(Arrival::Admin(event)) => {
+                self.shared.inbox().told(event);
+                return Some(());
+            }
             Ok(Arrival::Epitaph(epitaph)) => Ending::Epitaph(epitaph),
             Err(violation) => Ending::Violation(violation),
         };
@@ -102,7 +106,7 @@ impl Drop for Turn<'_> {
         let sleepers = inbox.ledger.waiters().filter(|waiter| waiter.packet.is_none());
         let woken = sleepers.filter_map(|waiter| waiter.thread.as_ref()).next().map(Thread::unpark);
         if woken.is_none() {
-            inbox.hang_waiters.drain(..).for_each(|waiter| waiter.unpark());
+            inbox.event_waiters.drain(..).for_each(|waiter| waiter.unpark());
         }
     }
 }

@@ -79,6 +79,7 @@ const ANY: &[DeviceError] = &[
 
 impl<D: Device> Device for Faulty<D> {
     const MAY_BLOCK: bool = D::MAY_BLOCK;
+    const TRACES_RUNS: bool = D::TRACES_RUNS;
 
     type File = FaultyFile<D::File>;
 
@@ -92,6 +93,10 @@ impl<D: Device> Device for Faulty<D> {
 
     fn probe(&self) {
         self.device.probe();
+    }
+
+    fn set_tracing(&self, on: bool) {
+        self.device.set_tracing(on);
     }
 
     fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<Self::File, DeviceError> {

@@ -17,6 +17,7 @@ mod error;
 pub mod faulty;
 pub mod i915;
 pub mod soft;
+mod trace;
 mod usage;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -29,6 +30,7 @@ pub use description::{
     Description, EngineDescription, EngineUsage, Health, KernelFacts, MemoryFacts, TopologyFacts,
 };
 pub use error::DeviceError;
+pub use trace::{TraceEvent, TraceWhat};
 
 /// Class and instance of an engine, numbered as in the i915 interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -46,6 +48,9 @@ pub trait Device: Send + Sync + 'static {
     /// `timestamp`) and those that begin, end or serve waits (`watch_…`, `unwatch_…`).
     const MAY_BLOCK: bool;
 
+    /// Whether [`TraceWhat::Ran`] is traced. A device whose kernel schedules does not know.
+    const TRACES_RUNS: bool;
+
     /// What one session has of this device.
     type File: DeviceFile;
 
@@ -57,6 +62,9 @@ pub trait Device: Send + Sync + 'static {
 
     /// Looks at the device: how it is, what its engines have done. Called every second or so.
     fn probe(&self);
+
+    /// Calls [`EventSink::trace`] for submissions made from now on, or for none any more.
+    fn set_tracing(&self, on: bool);
 
     /// Opens the device for one session. `events` is called from any thread, must not block, and is
     /// called until every request of the file has completed, even after the file is dropped.
@@ -325,6 +333,12 @@ pub struct SyncobjWait<'a, Syncobj> {
 pub trait EventSink: Send + Sync + 'static {
     /// Something happened.
     fn report(&self, event: DeviceEvent);
+
+    /// What a batch does, while [`Device::set_tracing`] is on. Called from any thread with locks of
+    /// the device held; must not block or call the device.
+    fn trace(&self, event: TraceEvent) {
+        let _ = event;
+    }
 }
 
 /// What happened.

@@ -77,7 +77,7 @@ fn every_opcode_is_among_the_samples_in_every_role_it_has() {
         .collect();
     for opcode in Opcode::ALL {
         let number = *opcode as u16;
-        if matches!(opcode, Opcode::Epitaph | Opcode::Hang) {
+        if matches!(opcode, Opcode::Epitaph | Opcode::Hang | Opcode::AdminEvent) {
             assert!(roles.contains(&(number, HeaderFlags::EVENT)));
         } else {
             assert!(roles.contains(&(number, 0)), "{opcode:?} request");
@@ -110,6 +110,12 @@ fn the_golden_bytes_decode_to_what_was_encoded() {
     for hang in samples::hang_events() {
         let (header, body) = body(format!("HANG event {:?}", hang.cause));
         assert_eq!(codec::decode_event(header.opcode, &body), Ok(Event::Hang(hang)));
+    }
+    for event in samples::news() {
+        let what = format!("{:?}", event.what);
+        let what = what.split(' ').next().unwrap_or_default();
+        let (header, body) = body(format!("ADMIN_EVENT event {what}"));
+        assert_eq!(codec::decode_event(header.opcode, &body), Ok(Event::Admin(event)));
     }
     for (name, submission) in samples::execbufs() {
         let (_, body) = body(format!("{name} request"));

@@ -1,5 +1,6 @@
 //! What is encoded decodes to itself, and nothing shorter or longer does.
 
+use gpu_broker_protocol::admin::AdminListen;
 use gpu_broker_protocol::codec::MapFds;
 use gpu_broker_protocol::execbuf::{ExecExtension, ExecPoint};
 use gpu_broker_protocol::message::*;
@@ -113,6 +114,8 @@ fn request_fds(request: &Request<u32>) -> Vec<u32> {
         vec![*fd]
     } else if let Request::FenceMerge(FenceMerge { first, second }) = request {
         vec![*first, *second]
+    } else if let Request::AdminListen(AdminListen { socket, close, .. }) = request {
+        vec![*socket, *close]
     } else {
         vec![]
     }

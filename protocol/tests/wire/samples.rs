@@ -1,5 +1,6 @@
 //! One of every message, with every variant somewhere. The bytes of each are in `golden.hex`.
 
+use gpu_broker_protocol::admin::AdminEvent;
 use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
@@ -10,11 +11,13 @@ use gpu_broker_protocol::version::feature;
 use gpu_broker_protocol::violation::{Epitaph, EpitaphCode};
 use gpu_broker_protocol::*;
 
+mod administration;
 mod hangs;
 mod objects;
 mod policy;
 mod submissions;
 
+pub(crate) use administration::news;
 pub(crate) use hangs::hang_events;
 
 use crate::submission::Submission;
@@ -34,9 +37,10 @@ struct Round {
     refusals: Vec<(&'static str, Opcode, Refusal)>,
     epitaphs: Vec<Epitaph>,
     hangs: Vec<HangEvent>,
+    news: Vec<AdminEvent>,
 }
 
-fn rounds() -> [Round; 8] {
+fn rounds() -> [Round; 9] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -51,6 +55,7 @@ fn rounds() -> [Round; 8] {
         refusals: vec![("refusal of CONTEXT_SETPARAM", Opcode::ContextSetParam, refusal)],
         epitaphs: first_epitaphs(),
         hangs: vec![],
+        news: vec![],
     };
     let second = Round {
         requests: objects::second_requests(),
@@ -59,6 +64,7 @@ fn rounds() -> [Round; 8] {
         refusals: vec![],
         epitaphs: vec![],
         hangs: vec![],
+        news: vec![],
     };
     let userptr = Round {
         requests: objects::userptr_requests(),
@@ -67,6 +73,7 @@ fn rounds() -> [Round; 8] {
         refusals: vec![],
         epitaphs: vec![],
         hangs: vec![],
+        news: vec![],
     };
     let accounting = Round {
         requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
@@ -75,6 +82,7 @@ fn rounds() -> [Round; 8] {
         refusals: vec![],
         epitaphs: vec![],
         hangs: vec![],
+        news: vec![],
     };
     let confinement = Round {
         requests: vec![("CONFINEMENT", Request::Confinement)],
@@ -83,6 +91,7 @@ fn rounds() -> [Round; 8] {
         refusals: vec![],
         epitaphs: vec![],
         hangs: vec![],
+        news: vec![],
     };
     [
         first,
@@ -93,6 +102,7 @@ fn rounds() -> [Round; 8] {
         policy::admin_round(),
         hangs::round(),
         confinement,
+        administration::round(),
     ]
 }
 
@@ -416,6 +426,11 @@ pub(crate) fn all() -> Vec<Sample> {
         for hang in round.hangs {
             let name = format!("HANG event {:?}", hang.cause);
             add(name, &|_, out| codec::encode_event(&Event::Hang(hang.clone()), out));
+        }
+        for event in round.news {
+            let what = format!("{:?}", event.what);
+            let name = format!("ADMIN_EVENT event {}", what.split(' ').next().unwrap_or_default());
+            add(name, &|_, out| codec::encode_event(&Event::Admin(event.clone()), out));
         }
     }
     out

@@ -23,7 +23,9 @@ macro_rules! mirror {
     )*};
 }
 
+mod administration;
 mod hangs;
+use administration::*;
 use hangs::*;
 
 mirror! {
@@ -39,26 +41,6 @@ mirror! {
     struct StatusQuery { after: SessionId }
     struct UsageQuery { session: SessionId }
     struct IdentityQuery { session: SessionId }
-    struct AdminDrain { on: bool }
-    struct AdminDrained { connections: u32 }
-    struct AdminRevoke { session: SessionId }
-    struct AdminLimit { class: String, key: String, value: Option<u64> }
-    struct AdminLimited { before: Option<u64> }
-    struct AdminClassList { classes: Vec<ClassStatus> }
-    struct ClassStatus { name: String, weight: u32, limits: Vec<LimitStatus> }
-    struct LimitStatus { key: String, held: u64, most: Option<u64> }
-    struct SessionIdentity {
-        session: SessionId,
-        uid: u32,
-        gid: u32,
-        pid: u32,
-        class: String,
-        listener: String,
-        cgroup: String,
-        unit: String,
-        container: String,
-        app_id: String,
-    }
     struct ContextCreate { flags: u32, extensions: Vec<create::Extension> }
     enum CreateExtension {
         Unknown,
@@ -330,7 +312,13 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::AdminDrain(body) => agree!(AdminDrain, body),
         Request::AdminRevoke(body) => agree!(AdminRevoke, body),
         Request::AdminLimit(body) => agree!(AdminLimit, body),
-        Request::AdminClasses => {}
+        Request::AdminClasses | Request::AdminListeners => {}
+        Request::AdminList(body) => agree!(AdminListQuery, body),
+        Request::AdminInspect(body) => agree!(AdminInspect, body),
+        Request::AdminEvents(body) => agree!(AdminEvents, body),
+        Request::AdminListen(body) => agree!(AdminListen, body),
+        Request::AdminTrace(body) => agree!(AdminTrace, body),
+        Request::AdminTraceRead(body) => agree!(AdminTraceRead, body),
         Request::ContextCreate(body) => agree!(ContextCreate, body),
         Request::ContextDestroy(body) => agree!(ContextDestroy, body),
         Request::ContextSetParam(body) | Request::ContextGetParam(body) => {
@@ -385,7 +373,12 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::Usage(body) => agree!(SessionUsage, body),
         Reply::Identity(body) => agree!(SessionIdentity, body),
         Reply::AdminDrain(body) => agree!(AdminDrained, body),
-        Reply::AdminRevoke => {}
+        Reply::AdminRevoke | Reply::AdminEvents | Reply::AdminListen => {}
+        Reply::AdminList(body) => agree!(AdminList, body),
+        Reply::AdminInspect(body) => agree!(AdminInspection, &**body),
+        Reply::AdminListeners(body) => agree!(AdminListenerList, body),
+        Reply::AdminTrace(body) => agree!(AdminTracing, body),
+        Reply::AdminTraceRead(body) => agree!(AdminTracePage, body),
         Reply::AdminLimit(body) => agree!(AdminLimited, body),
         Reply::AdminClasses(body) => agree!(AdminClassList, body),
         Reply::ContextCreate(body) => agree!(ContextCreated, body),
@@ -573,6 +566,9 @@ fn on_refusals_and_events() {
     }
     for hang in &samples::hang_events() {
         agree!(HangEvent, hang);
+    }
+    for event in &samples::news() {
+        agree!(AdminEvent, event);
     }
 }
 

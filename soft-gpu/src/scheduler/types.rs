@@ -1,5 +1,7 @@
 //! What a scheduler is told, and what it says.
 
+use crate::engine::Span;
+
 /// Time limits of an engine, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -101,7 +103,13 @@ impl<J> Turn<J> {
     /// How long the job had the engine, if the turn ends now, since its last turn ended.
     #[must_use]
     pub const fn ran_ns(&self, now: u64) -> u64 {
-        now.saturating_sub(self.since).saturating_add(self.owed_ns)
+        self.span(now).ns()
+    }
+
+    /// The same, with when that was.
+    #[must_use]
+    pub const fn span(&self, now: u64) -> Span {
+        Span { began: self.since, ended: now, owed_ns: self.owed_ns }
     }
 }
 

@@ -49,6 +49,7 @@ fn ten_thousand_connections_against_a_cap_of_one_hundred() {
                 other @ (Message::Reply(..)
                 | Message::Refused(..)
                 | Message::Hang(_)
+                | Message::News(_)
                 | Message::Closed) => {
                     panic!("HELLO was answered with {other:?}")
                 }

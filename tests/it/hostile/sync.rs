@@ -66,7 +66,8 @@ fn before_pong(client: &mut Raw) -> Vec<Message> {
             other @ (Message::Reply(..)
             | Message::Refused(..)
             | Message::Epitaph(_)
-            | Message::Hang(_)) => {
+            | Message::Hang(_)
+            | Message::News(_)) => {
                 messages.push(other);
             }
         }

@@ -300,7 +300,11 @@ fn invalidation_waits_for_the_gpu() {
         let answers = [rig.client.receive(), rig.client.receive()];
         let lost = answers.into_iter().find_map(|answer| match answer {
             Message::Refused(_, refusal) => Some(refusal),
-            Message::Reply(..) | Message::Hang(_) | Message::Epitaph(_) | Message::Closed => None,
+            Message::Reply(..)
+            | Message::Hang(_)
+            | Message::News(_)
+            | Message::Epitaph(_)
+            | Message::Closed => None,
         });
         let lost = lost.expect("the invalidation is answered");
         assert_eq!((lost.name.as_str(), lost.errno), ("userptr-lost", EIO));

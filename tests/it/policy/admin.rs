@@ -8,7 +8,7 @@ use gpu_broker_protocol::execbuf::ExecbufHead;
 use gpu_broker_protocol::{EpitaphCode, Request, SessionId};
 use gpu_broker_tests::{Batch, Builder, Daemon, Message, Raw, Witness, binaries, eventually};
 
-fn daemon(more: &str) -> (Daemon, PathBuf) {
+pub(super) fn daemon(more: &str) -> (Daemon, PathBuf) {
     let builder = Builder::new();
     let socket = builder.socket().with_file_name("admin.sock");
     let config = format!("{more}\n[admin]\nsocket = \"{}\"\n", socket.display());
@@ -16,7 +16,10 @@ fn daemon(more: &str) -> (Daemon, PathBuf) {
     (daemon, socket)
 }
 
-fn admin(socket: &std::path::Path, arguments: &[&str]) -> Result<serde_json::Value, String> {
+pub(super) fn admin(
+    socket: &std::path::Path,
+    arguments: &[&str],
+) -> Result<serde_json::Value, String> {
     let mut command = Command::new(binaries::cli());
     command.arg("admin").arg("--admin-socket").arg(socket).arg("--json").args(arguments);
     let output = command.output().expect("gpu-broker runs");

@@ -14,7 +14,11 @@ fn identity(client: &mut Raw, session: u64) -> Result<SessionIdentity, String> {
     match client.call(Request::Identity(query)) {
         Message::Reply(_, Reply::Identity(identity)) => Ok(identity),
         Message::Refused(_, refusal) => Err(refusal.name),
-        other @ (Message::Reply(..) | Message::Epitaph(_) | Message::Hang(_) | Message::Closed) => {
+        other @ (Message::Reply(..)
+        | Message::Epitaph(_)
+        | Message::Hang(_)
+        | Message::News(_)
+        | Message::Closed) => {
             panic!("{other:?}")
         }
     }

@@ -5,6 +5,7 @@
 )]
 
 mod admin;
+mod administration;
 mod classes;
 mod hoarder;
 mod identity;

@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use drm::control::Device as _;
 use gpu_broker_uapi::i915::*;
@@ -17,7 +18,7 @@ use super::fence::Fence;
 use super::{I915File, limits, os, sys};
 use crate::{
     Batch, DeviceError, DeviceEvent, EngineId, FenceState, Object, Outcome, Patch, Placement,
-    Submission, Submitted,
+    Submission, Submitted, TraceEvent, TraceWhat,
 };
 
 type Work<'a> = Submission<'a, I915File>;
@@ -75,6 +76,8 @@ pub(super) fn submit(
     let usage = &file.device.usage;
     usage.queued(engine);
     let batch = work.batches.first().map_or(0, |batch| batch.address);
+    let traced = file.device.tracing.number();
+    trace(context, engine, traced, TraceWhat::Queued);
     let ended = {
         let context = Arc::clone(context);
         move |state| {
@@ -82,6 +85,7 @@ pub(super) fn submit(
                 FenceState::Signalled | FenceState::Pending => Outcome::Completed,
                 FenceState::Failed(errno) => context.blame(engine, batch, errno),
             };
+            trace(&context, engine, traced, TraceWhat::of(&outcome));
             let file = &context.file;
             file.device.usage.ended(engine, &outcome);
             drop(permit);
@@ -90,6 +94,14 @@ pub(super) fn submit(
     };
     file.device.poller.watch(file.number, fence.clone(), Box::new(ended))?;
     Ok(Submitted { fence: Some(fence).filter(|_| work.want_fence), done: None })
+}
+
+/// Tells whoever looks on; when it runs, the kernel does not say.
+fn trace(context: &ContextShared, engine: EngineId, traced: Option<u64>, what: TraceWhat) {
+    if let Some(submission) = traced {
+        let (tag, at) = (context.tag, Instant::now());
+        context.file.events.trace(TraceEvent { tag, submission, engine, at, what });
+    }
 }
 
 /// Positions of the objects in the order the kernel wants: the batches last, in theirs.

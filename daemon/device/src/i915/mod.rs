@@ -49,6 +49,7 @@ use self::poller::{Poller, Then, Ticket};
 use self::usage::{Busy, Usage};
 use self::waits::Waits;
 use crate::soft::limits::Quota;
+use crate::trace::Switch;
 use crate::{
     BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceEvent, DeviceFile, EngineUsage, EventSink, FenceState, Health, Share,
@@ -75,6 +76,7 @@ struct Shared {
     node: Node,
     description: Description,
     poller: Poller,
+    tracing: Switch,
     usage: Usage,
     /// CPU and GPU share a cache.
     coherent: bool,
@@ -142,6 +144,7 @@ impl I915Device {
             node,
             description,
             poller: Poller::start()?,
+            tracing: Switch::default(),
             usage,
             coherent,
             fds: Quota::fds(),
@@ -262,6 +265,7 @@ impl Drop for I915File {
 
 impl Device for I915Device {
     const MAY_BLOCK: bool = true;
+    const TRACES_RUNS: bool = false;
 
     type File = I915File;
 
@@ -276,6 +280,10 @@ impl Device for I915Device {
 
     fn probe(&self) {
         self.0.probe();
+    }
+
+    fn set_tracing(&self, on: bool) {
+        self.0.tracing.set(on);
     }
 
     /// The kernel's scheduler knows priorities, but no weights.

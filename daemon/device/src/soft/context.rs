@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gpu_broker_soft_gpu::engine::Span;
 use gpu_broker_soft_gpu::scheduler::Claim;
 use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
 
 use super::request::Request;
 use super::signal::Signal;
+use super::trace::Traced;
 use super::{FileShared, Vm};
 use crate::usage::Meter;
 use crate::{ClassTimes, ContextSpec, ContextUpdate};
@@ -96,11 +98,14 @@ impl ContextShared {
         Claim { group, weight, session: self.file.number, priority }
     }
 
-    /// It had an engine for so long.
-    pub(super) fn ran(&self, engine: &EngineSpec, ns: u64) {
-        self.meter.add(engine.class, ns);
-        self.file.meter.add(engine.class, ns);
-        self.file.share.meter().add(engine.class, ns);
+    /// It had an engine for so long; `traced` is the submission's number, if it has one.
+    pub(super) fn ran(&self, engine: &EngineSpec, span: Span, traced: Option<Traced>) {
+        self.meter.add(engine.class, span.ns());
+        self.file.meter.add(engine.class, span.ns());
+        self.file.share.meter().add(engine.class, span.ns());
+        if let Some(traced) = traced {
+            traced.ran(self, engine, span);
+        }
     }
 
     pub(super) fn times(&self) -> ClassTimes {

@@ -12,7 +12,8 @@
 //! any one of address space, buffer, syncobj, fence table, engine; and last signals, from one to
 //! what was merged of it. [`EventSink::report`] is called with none held. Completions are reported
 //! from the threads of the engines only, never from inside a call of [`DeviceFile`]; the end of a
-//! wait for syncobjs also from inside the call that puts the fence in.
+//! wait for syncobjs also from inside the call that puts the fence in. [`EventSink::trace`] is called
+//! with any of them held.
 //!
 //! Start reading at [`SoftFile::submit`](DeviceFile::submit), which `submit.rs` implements.
 
@@ -34,6 +35,7 @@ mod submit;
 mod syncobj;
 mod syncobj_fd;
 pub(crate) mod sys;
+mod trace;
 mod userptr;
 mod watch;
 
@@ -53,6 +55,7 @@ use self::shared::SharedBuffers;
 use self::signal::Signal;
 use self::space::Space;
 use self::syncobj_fd::SyncobjExports;
+use self::trace::Tracer;
 use self::userptr::Userptr;
 use self::watch::{Report, Waits, Watch};
 use crate::usage::Meter;
@@ -95,6 +98,7 @@ pub(crate) struct DeviceShared {
     order: Order,
     timelines: AtomicU64,
     files: AtomicU64,
+    tracer: Tracer,
 }
 
 /// What one session has of the device.
@@ -149,6 +153,7 @@ impl SoftDevice {
             order: Order::default(),
             timelines: AtomicU64::new(0),
             files: AtomicU64::new(0),
+            tracer: Tracer::default(),
         });
         Ok(Self { threads, shared })
     }
@@ -195,6 +200,7 @@ impl Drop for SoftFile {
 
 impl Device for SoftDevice {
     const MAY_BLOCK: bool = false;
+    const TRACES_RUNS: bool = true;
 
     type File = SoftFile;
 
@@ -235,6 +241,10 @@ impl Device for SoftDevice {
     }
 
     fn probe(&self) {}
+
+    fn set_tracing(&self, on: bool) {
+        self.shared.tracer.set(on);
+    }
 
     fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use gpu_broker_soft_gpu::engine::{Ending, Job, Unfinished, Work};
+use gpu_broker_soft_gpu::engine::{Ending, Job, Span, Unfinished, Work};
 use gpu_broker_soft_gpu::memory::Memory;
 use gpu_broker_soft_gpu::scheduler::{Claim, JobKey};
 use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
@@ -14,7 +14,8 @@ use super::context::ContextShared;
 use super::fault::{Remains, outcome_of};
 use super::signal::{EAGAIN, EIO, Signal};
 use super::space::{Space, View};
-use crate::{Batch, DeviceEvent, Outcome};
+use super::trace::Traced;
+use crate::{Batch, DeviceEvent, EngineId, Outcome};
 
 /// Batches of one request: a bit each in [`Request::arrived`].
 pub(super) const PARTS_MAX: usize = 64;
@@ -43,6 +44,7 @@ pub(super) struct Request {
     patches: Vec<Patched>,
     /// Objects that belong in an error dump.
     flagged: Vec<Flagged>,
+    traced: Option<Traced>,
     /// A reset that was not its fault made it start again.
     replayed: AtomicBool,
     /// Parts whose turn has come, as bits.
@@ -77,6 +79,7 @@ pub(super) struct Parts {
     pub(super) place: Where,
     pub(super) patches: Vec<Patched>,
     pub(super) flagged: Vec<Flagged>,
+    pub(super) traced: Option<Traced>,
 }
 
 /// A relocation, and the memory it is in.
@@ -115,6 +118,7 @@ impl Request {
             place: parts.place,
             patches: parts.patches,
             flagged: parts.flagged,
+            traced: parts.traced,
             replayed: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
             begun: AtomicBool::new(false),
@@ -280,6 +284,9 @@ impl Request {
         if matches!(outcome, Outcome::Guilty(_)) {
             self.context.blame();
         }
+        if let Some(traced) = self.traced {
+            traced.over(&self.context, self.engine_of(0), &outcome);
+        }
         // The rules hear of it before anybody who waits does, so that a ban is in force by then.
         let event = DeviceEvent::Completed { tag: self.context.tag, outcome };
         self.context.file.events.report(event);
@@ -296,6 +303,15 @@ impl Request {
                 engines.iter().copied().min_by_key(load).into_iter().collect()
             }
         }
+    }
+
+    /// Where a part runs, or where it may.
+    fn engine_of(&self, part: usize) -> EngineId {
+        let queued = self.lock().jobs.get(part).map(|(engine, _)| *engine);
+        let (Where::AnyOf(engines) | Where::Each(engines)) = &self.place;
+        let engine = queued.or_else(|| engines.get(part).copied()).unwrap_or(0);
+        let spec = ENGINES.get(engine).unwrap_or(&ENGINES[0]);
+        EngineId { class: spec.class, instance: spec.instance }
     }
 
     fn lock(&self) -> MutexGuard<'_, Flow> {
@@ -325,8 +341,8 @@ impl Work for Request {
         true
     }
 
-    fn ran(&self, engine: &EngineSpec, ns: u64) {
-        self.context.ran(engine, ns);
+    fn ran(&self, engine: &EngineSpec, span: Span) {
+        self.context.ran(engine, span, self.traced);
     }
 
     fn with_memory(&self, run: &mut dyn FnMut(&dyn Memory)) {
@@ -334,7 +350,10 @@ impl Work for Request {
     }
 
     /// Counts once per request, however many of its parts are hit.
-    fn reset(&self, _part: usize) {
+    fn reset(&self, part: usize) {
+        if let Some(traced) = self.traced {
+            traced.replayed(&self.context, self.engine_of(part));
+        }
         if !self.replayed.swap(true, Ordering::Relaxed) {
             let event = DeviceEvent::Replayed { tag: self.context.tag };
             self.context.file.events.report(event);

@@ -15,6 +15,7 @@ use super::order::Turn;
 use super::request::{PARTS_MAX, Parts, Patched, Request, Where, errno_of};
 use super::signal::{EIO, Signal, Waiter};
 use super::space::{Space, View};
+use super::trace::Traced;
 use super::{FileShared, SoftFile};
 use crate::{Batch, DeviceError, EngineId, Outcome, Patch, Placement, Submission, Submitted};
 
@@ -87,9 +88,10 @@ fn enter_or_run(
         return Ok(done(submission, Outcome::Cancelled));
     }
     let patches = patch(submission)?;
+    let traced = place.first().and_then(|engine| file.device.tracer.begin(context, engine));
     let mut state = context.lock();
     let attempt = if patches.is_empty() && is_free(context, &mut state, submission) {
-        run_here(file, context, &mut state, submission, &space, place)
+        run_here(file, (context, &mut state), submission, &space, (place, traced))
     } else {
         Attempt::Not
     };
@@ -105,7 +107,7 @@ fn enter_or_run(
         Attempt::Begun(begun) => Some(begun),
         Attempt::Not => None,
     };
-    let request = enter(context, &mut state, submission, (space, patches), place);
+    let request = enter(context, &mut state, submission, (space, patches, traced), place);
     drop(state);
     inherit::lend(&request);
     let launched = match begun {
@@ -117,6 +119,9 @@ fn enter_or_run(
         // It was cancelled, or the device stopped, in this moment. The turn is held, so that nobody
         // depends on the request yet.
         context.lock().leave(request.serial);
+        if let Some((traced, engine)) = traced.zip(place.first()) {
+            traced.over(context, engine, &outcome);
+        }
         request.signal.fire(EIO, &mut Vec::new());
         return Ok(done(submission, outcome));
     }
@@ -202,11 +207,10 @@ fn is_free(
 /// Runs the beginning of a batch on this thread, which for most batches is all of it.
 fn run_here<'a>(
     file: &'a FileShared,
-    context: &ContextShared,
-    state: &mut ContextState,
+    (context, state): (&ContextShared, &mut ContextState),
     submission: &SoftSubmission<'_>,
     space: &Space,
-    place: Place<'_>,
+    (place, traced): (Place<'_>, Option<Traced>),
 ) -> Attempt<'a> {
     let ([batch], Some(engine)) = (submission.batches, place.single(&file.device.gpu)) else {
         return Attempt::Not;
@@ -221,8 +225,8 @@ fn run_here<'a>(
             state.put_streamer(submission.slot, 0, streamer);
             Attempt::Not
         }
-        Inline::Over(ending, ran_ns) => {
-            context.ran(&ENGINES[engine], ran_ns);
+        Inline::Over(ending, span) => {
+            context.ran(&ENGINES[engine], span, traced);
             let is_done = matches!(ending, Ending::Done);
             let flagged = if is_done { Vec::new() } else { flagged(submission.objects) };
             let outcome = outcome_of(
@@ -238,6 +242,9 @@ fn run_here<'a>(
             if is_done {
                 state.put_streamer(submission.slot, 0, streamer);
             }
+            if let Some((traced, engine)) = traced.zip(place.first()) {
+                traced.over(context, engine, &outcome);
+            }
             Attempt::Over(outcome)
         }
     }
@@ -249,7 +256,7 @@ fn enter(
     context: &Arc<ContextShared>,
     state: &mut ContextState,
     submission: &SoftSubmission<'_>,
-    (space, patches): (Space, Vec<Patched>),
+    (space, patches, traced): (Space, Vec<Patched>, Option<Traced>),
     place: Place<'_>,
 ) -> Arc<Request> {
     state.slot(context, submission.slot, submission.batches.len());
@@ -267,7 +274,7 @@ fn enter(
     let request = Request::new(
         context,
         serial,
-        Parts { slot, signal, space, batches, place, patches, flagged },
+        Parts { slot, signal, space, batches, place, patches, flagged, traced },
     );
     state.enter(request.serial, &request);
     let depend = |signal: &Signal, waiter: Waiter| {
@@ -348,6 +355,10 @@ impl<'a> Place<'a> {
             Placement::One(engine) => std::slice::from_ref(engine),
             Placement::AnyOf(engines) | Placement::Parallel(engines) => engines,
         }
+    }
+
+    fn first(&self) -> Option<EngineId> {
+        self.engines().first().copied()
     }
 
     /// Indices of the engines.

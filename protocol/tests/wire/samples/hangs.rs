@@ -27,6 +27,7 @@ pub(super) fn round() -> Round {
         refusals: vec![],
         epitaphs: vec![],
         hangs: hang_events(),
+        news: vec![],
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) fn round() -> Round {
         refusals: vec![],
         epitaphs: vec![Epitaph { code: EpitaphCode::Denied, text: "Denied".to_owned() }],
         hangs: vec![],
+        news: vec![],
     }
 }
 
@@ -57,5 +58,6 @@ pub(super) fn admin_round() -> Round {
         refusals: vec![],
         epitaphs: vec![],
         hangs: vec![],
+        news: vec![],
     }
 }

@@ -17,7 +17,26 @@ pub(super) fn request() -> impl Strategy<Value = Request<FdSlot>> {
         any::<u64>().prop_map(|id| Request::AdminRevoke(AdminRevoke { session: SessionId(id) })),
         limit.prop_map(|(class, key, value)| Request::AdminLimit(AdminLimit { class, key, value })),
         Just(Request::AdminClasses),
+        any::<u64>().prop_map(|id| Request::AdminList(AdminListQuery { after: SessionId(id) })),
+        any::<u64>().prop_map(|id| Request::AdminInspect(AdminInspect { session: SessionId(id) })),
+        any::<u64>().prop_map(|kinds| Request::AdminEvents(AdminEvents { kinds })),
+        listen().prop_map(Request::AdminListen),
+        Just(Request::AdminListeners),
+        any::<bool>().prop_map(|on| Request::AdminTrace(AdminTrace { on })),
+        any::<u64>().prop_map(|from| Request::AdminTraceRead(AdminTraceRead { from })),
     ]
+}
+
+fn listen() -> impl Strategy<Value = AdminListen<FdSlot>> {
+    let said = proptest::array::uniform3(option::of(text()));
+    (text(), said).prop_map(|(name, [class, app_id, instance_id])| AdminListen {
+        socket: FdSlot,
+        close: FdSlot,
+        name,
+        class,
+        app_id,
+        instance_id,
+    })
 }
 
 pub(super) fn reply() -> impl Strategy<Value = Reply<FdSlot>> {
