@@ -17,7 +17,7 @@ use crate::connect::connect;
 use crate::output::{Failure, Out, Table};
 
 /// Where the socket unit puts the administrators' socket.
-const DEFAULT_SOCKET: &str = "/run/gpu-broker/admin.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/run/gpu-broker/admin.sock";
 
 /// Look at all sessions and what happens to them, take them away, change limits
 #[derive(Debug, clap::Args)]

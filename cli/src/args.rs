@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{admin, bench, cdi, demo, doctor, generate, hang, launch, policy, run, status};
+use crate::{admin, bench, cdi, demo, doctor, generate, hang, launch, policy, run, status, top};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
+    Top(top::Args),
     /// List and show batches that hung or faulted: who hung the GPU?
     Hang(hang::Args),
     Run(run::Args),
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn what_prints_data_has_json() {
         let cli = Cli::command();
-        for name in ["demo", "status", "bench"] {
+        for name in ["demo", "status", "top", "bench"] {
             let command = cli.find_subcommand(name).unwrap();
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some("json")), "{name}");
         }

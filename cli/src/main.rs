@@ -22,6 +22,7 @@ mod output;
 mod policy;
 mod run;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoClient(args) => return demo::client::run(&args, socket),
         Command::Status(args) => status::run(&args, socket),
+        Command::Top(args) => top::run(args, socket),
         Command::Policy(args) => policy::run(args),
         Command::Admin(args) => admin::run(args),
         Command::Cdi(args) => cdi::run(args, socket),

@@ -17,4 +17,5 @@ mod python;
 mod simulation;
 mod stacks;
 mod tidy;
+mod top;
 mod userptr;
