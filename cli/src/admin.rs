@@ -16,6 +16,8 @@ use crate::args::JsonFlag;
 use crate::connect::connect;
 use crate::output::{Failure, Out, Table};
 
+pub(crate) use sessions::all as sessions;
+
 /// Where the socket unit puts the administrators' socket.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/gpu-broker/admin.sock";
 
@@ -23,6 +25,19 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/gpu-broker/admin.sock";
 #[derive(Debug, clap::Args)]
 #[command(after_help = crate::args::EXIT_CODES)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    socket: SocketArg,
+
+    #[command(subcommand)]
+    action: Action,
+
+    #[command(flatten)]
+    json: JsonFlag,
+}
+
+/// `--admin-socket`, the same for every command of administrators.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SocketArg {
     /// The administrators' socket
     #[arg(
         long,
@@ -33,12 +48,12 @@ pub(crate) struct Args {
         value_hint = ValueHint::FilePath
     )]
     admin_socket: PathBuf,
+}
 
-    #[command(subcommand)]
-    action: Action,
-
-    #[command(flatten)]
-    json: JsonFlag,
+impl SocketArg {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.admin_socket.clone()
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,7 +98,7 @@ enum Action {
 /// # Errors
 /// The daemon cannot be reached, or refuses.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let connection = connect(Some(args.admin_socket))?;
+    let connection = connect(Some(args.socket.path()))?;
     let json = args.json.json;
     let refused = |error: gpu_broker_client::Error| Failure::new(error.to_string());
     match args.action {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::{admin, bench, cdi, demo, doctor, generate, hang, launch, policy, run, status, top};
+use crate::{
+    admin, bench, cdi, demo, doctor, generate, hang, launch, policy, run, status, top, trace,
+};
 
 /// Lend a GPU to programs that are not trusted with it.
 ///
@@ -50,6 +52,7 @@ pub(crate) enum Command {
     /// Show sessions, their contexts, and how busy the engines are
     Status(status::Args),
     Top(top::Args),
+    Trace(trace::Args),
     /// List and show batches that hung or faulted: who hung the GPU?
     Hang(hang::Args),
     Run(run::Args),

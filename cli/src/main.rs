@@ -23,6 +23,7 @@ mod policy;
 mod run;
 mod status;
 mod top;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::DemoClient(args) => return demo::client::run(&args, socket),
         Command::Status(args) => status::run(&args, socket),
         Command::Top(args) => top::run(args, socket),
+        Command::Trace(args) => trace::run(&args),
         Command::Policy(args) => policy::run(args),
         Command::Admin(args) => admin::run(args),
         Command::Cdi(args) => cdi::run(args, socket),

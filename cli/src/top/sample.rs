@@ -1,5 +1,6 @@
 //! What the daemon's accounts were at one moment: the same whichever socket told.
 
+use gpu_broker_client::protocol::admin::AdminSession;
 use gpu_broker_client::protocol::status::{DaemonStatus, EngineStatus, SessionStatus};
 use gpu_broker_client::protocol::usage::ClassUsage;
 use serde::Serialize;
@@ -89,6 +90,25 @@ impl Engine {
 }
 
 impl Session {
+    /// As administrators are told.
+    pub(super) fn of_list(told: AdminSession) -> Self {
+        Self {
+            session: told.session.0,
+            pid: told.pid,
+            uid: told.uid,
+            client: harmless(&told.client_name),
+            class: Some(harmless(&told.class)),
+            age_ns: told.age_ns,
+            contexts: told.contexts,
+            buffer_bytes: told.buffer_bytes,
+            in_flight: told.in_flight,
+            submissions: told.submissions,
+            engines: told.engines,
+            refusals: Some(told.refusals),
+            hangs: Some(told.hangs.into()),
+        }
+    }
+
     /// As STATUS has it. The class, engine times and hangs are the answers to other requests.
     pub(super) fn new(told: &SessionStatus) -> Self {
         Self {

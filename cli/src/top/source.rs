@@ -94,6 +94,16 @@ impl Source {
     /// The daemon is gone or does not say.
     pub(super) fn sample(&mut self) -> Result<Sample, Failure> {
         let page = self.connection.status().map_err(|error| silent("its status", &error))?;
+        if self.powerless.is_none() {
+            // Administrators are told all of it at once.
+            let told = crate::admin::sessions(&self.connection);
+            let told = told.map_err(|error| silent("its sessions", &error))?;
+            return Ok(Sample {
+                daemon: Daemon::new(&page.daemon),
+                engines: page.engines.iter().map(Engine::new).collect(),
+                sessions: told.into_iter().map(Session::of_list).collect(),
+            });
+        }
         let mut sessions: Vec<_> = page.sessions.iter().map(Session::new).collect();
         for session in &mut sessions {
             self.complete(session)?;

@@ -295,3 +295,40 @@ fn work(socket: &Path, submissions: usize) {
     }
     let _ = client.wait(batch.id).reply();
 }
+
+/// As people have it: a file with a slice of an engine and a span of a session for each submission.
+#[test]
+fn the_trace_command_writes_what_perfetto_reads() {
+    let (mut daemon, socket) = daemon("");
+    let file = socket.with_file_name("trace.json");
+    let mut command = Command::new(binaries::cli());
+    command.arg("trace").arg("--admin-socket").arg(&socket).args(["--seconds", "1", "--out"]);
+    let tracing = command.arg(&file).stdout(Stdio::piped()).spawn().expect("gpu-broker runs");
+    let list = || admin(&socket, &["list"]).expect("root").to_string();
+    eventually("it is connected", || list().matches("\"gpu-broker\"").nth(1).map(|_| ()));
+    let mut finished = false;
+    let output = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| tracing.wait_with_output().expect("it ends"));
+        while !finished {
+            work(daemon.socket(), 6);
+            finished = waiting.is_finished();
+        }
+        waiting.join().expect("no panic")
+    });
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("ui.perfetto.dev"), "{said}");
+    let text = std::fs::read_to_string(&file).expect("it is written");
+    let trace: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let some = |phase: &str| events.iter().filter(|it| it["ph"] == phase).collect::<Vec<_>>();
+    let (slices, begins, ends) = (some("X"), some("b"), some("e"));
+    assert!(slices.len() >= 6 && begins.len() >= 6, "{} {}", slices.len(), begins.len());
+    assert_eq!(begins.len(), ends.len());
+    let client = |it: &&&serde_json::Value| {
+        it["name"].as_str().is_some_and(|name| name.starts_with("worker · context "))
+    };
+    assert!(slices.iter().any(|it| client(&it)), "{}", slices[0]);
+    let engine = |name: &str| some("M").iter().any(|it| it["args"]["name"] == name);
+    assert!(engine("rcs0") && engine("bcs0"));
+    daemon.assert_unharmed();
+}
