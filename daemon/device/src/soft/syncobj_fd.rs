@@ -2,9 +2,9 @@
 //!
 //! The device keeps the other end, and with it the object, until the kernel says that no process
 //! holds the fd any more. It looks now and then, not all the time: at most as many are left over as
-//! are in use, or [`SWEEP_MIN`].
+//! are in use, or [`SWEEP_MIN`], and each file that is closed has [`SWEEP_PART`] of them looked at.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +18,8 @@ use crate::DeviceError;
 
 /// Fds in the table before the first look for some that nobody holds.
 const SWEEP_MIN: usize = 64;
+/// Fds that are looked at when a file is closed, whoever exported them: a poll of microseconds.
+const SWEEP_PART: usize = 256;
 
 /// Exported syncobjs, by the cookie of the client's end: a number the kernel gives to one socket
 /// and never again.
@@ -26,9 +28,11 @@ pub(super) struct SyncobjExports(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    by_cookie: HashMap<u64, Export>,
+    by_cookie: BTreeMap<u64, Export>,
     /// Length at which it is next looked through.
     sweep_at: usize,
+    /// Where the next look at a part of it begins.
+    part_at: u64,
 }
 
 #[derive(Debug)]
@@ -80,15 +84,16 @@ impl SyncobjExports {
         Ok(export.syncobj.clone())
     }
 
-    /// A file is closed: drops what it exported and nobody holds any more, and what earlier files
-    /// left if there is not much to look through.
+    /// A file is closed: drops what it exported and nobody holds any more, and looks at a part of
+    /// what earlier files left. A process that ends may have closed its session before its fds, so
+    /// those are found only when another file is closed, also one that exported nothing.
     pub(super) fn file_closed(&self, of_file: &Arc<Quota>) {
+        let mut table = self.lock();
         // Each export holds a permit, and the permit the quota.
         if Arc::strong_count(of_file) > 1 {
-            let mut table = self.lock();
-            let few = table.by_cookie.len() <= SWEEP_MIN;
-            table.sweep(|export| few || export.permits[0].is_of(of_file));
+            table.sweep(|export| export.permits[0].is_of(of_file));
         }
+        table.sweep_part();
     }
 
     /// Room for one more, if need be made by looking for fds that nobody holds.
@@ -112,10 +117,26 @@ impl SyncobjExports {
 }
 
 impl Table {
-    /// Drops those of `which` that no process holds any more: the kernel hangs up on our end then.
+    /// Drops those of `which` that no process holds any more.
     fn sweep(&mut self, which: impl Fn(&Export) -> bool) {
+        let which = self.by_cookie.iter().filter(|(_, export)| which(export));
+        let cookies: Vec<u64> = which.map(|(cookie, _)| *cookie).collect();
+        self.drop_closed(&cookies);
+    }
+
+    /// Does the same with the next [`SWEEP_PART`], in turn.
+    fn sweep_part(&mut self) {
+        let part = self.by_cookie.range(self.part_at..).take(SWEEP_PART);
+        let cookies: Vec<u64> = part.map(|(cookie, _)| *cookie).collect();
+        let last = cookies.last().filter(|_| cookies.len() == SWEEP_PART);
+        self.part_at = last.map_or(0, |last| last + 1);
+        self.drop_closed(&cookies);
+    }
+
+    /// Drops those that no process holds any more: the kernel hangs up on our end then.
+    fn drop_closed(&mut self, cookies: &[u64]) {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ends: Vec<_> = self.by_cookie.iter().filter(|(_, export)| which(export)).collect();
+        let ends: Vec<_> = cookies.iter().filter_map(|c| self.by_cookie.get_key_value(c)).collect();
         let mut fds: Vec<_> =
             ends.iter().map(|(_, end)| PollFd::new(&end.ours, PollFlags::empty())).collect();
         // More fds than the process may have open cannot be in the table; if poll fails
@@ -161,6 +182,28 @@ mod tests {
         assert_eq!(exports.lock().by_cookie.len(), 1);
         drop(copy);
         exports.lock().sweep(|_| true);
+        assert_eq!(exports.lock().by_cookie.len(), 0);
+    }
+
+    /// Two parts of the table, and their file is closed while somebody holds them all.
+    #[test]
+    fn what_a_closed_file_left_goes_when_others_are_closed() {
+        let (exports, quotas) = (SyncobjExports::default(), Quotas::new().unwrap());
+        let file = Quota::of(u64::MAX, DeviceError::OutOfFds);
+        let syncobj = Syncobj::new(false);
+        let export = |_| exports.export(&syncobj, &file, &quotas).unwrap();
+        let mut held: Vec<_> = (0..SWEEP_PART + 10).map(export).collect();
+        exports.file_closed(&file);
+        assert_eq!(exports.lock().by_cookie.len(), held.len());
+        let kept = held.pop().unwrap();
+        drop(held);
+        for _ in 0..2 {
+            exports.file_closed(&Quota::of(1, DeviceError::OutOfFds));
+        }
+        assert_eq!(exports.lock().by_cookie.len(), 1, "all but what is held");
+        drop(kept);
+        // The turn begins anew.
+        exports.file_closed(&Quota::of(1, DeviceError::OutOfFds));
         assert_eq!(exports.lock().by_cookie.len(), 0);
     }
 
