@@ -65,3 +65,19 @@ fn a_gles_program_draws_and_waits() {
     assert!(told.succeeded().ends_with("done\n"), "{}", told.text);
     stage.daemon.assert_unharmed();
 }
+
+/// The compute runtime starts by giving the GPU a page of its own, and ends the program when it may
+/// not. So it is OpenCL that ends here: the library refuses userptr, which would need the program's
+/// memory behind a memfd. The daemon has nothing of it left.
+#[test]
+fn clinfo_ends_where_it_needs_userptr() {
+    let mut stage = Stage::new();
+    installed("clinfo", "clinfo");
+    installed("/etc/OpenCL/vendors/intel.icd", "intel-opencl-icd");
+    let before = stage.daemon.footprint();
+    let told = stage.run("clinfo", &[]);
+    assert!(!told.output.status.success(), "userptr works: assert the device's name instead");
+    told.says(&["Abort was called", "drm_memory_manager.cpp"]);
+    stage.daemon.settles_to(&before);
+    stage.daemon.assert_unharmed();
+}
