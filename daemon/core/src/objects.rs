@@ -91,7 +91,7 @@ pub(crate) struct Objects<'a, H: Hands> {
     pub(crate) relocations: u32,
     /// The application's memory among them, between submit_init and submit_fini.
     user: Vec<Held<'a>>,
-    /// Positions of objects that nobody may write.
+    /// Positions of objects that nobody may write, ascending.
     read_only: Vec<usize>,
     /// How many have no address yet.
     misplaced: usize,
@@ -191,7 +191,7 @@ impl<'a, H: Hands> Objects<'a, H> {
 
     /// Whether nobody may write the object.
     pub(crate) fn is_read_only(&self, index: usize) -> bool {
-        self.read_only.contains(&index)
+        self.read_only.binary_search(&index).is_ok()
     }
 
     /// Positions of the batches: the first or the last objects.
