@@ -3,7 +3,6 @@
 //   outage works FILE     stores numbers until it is refused or FILE is gone; says how often and why
 //   outage memory BYTES   work that needs more memory than there is: ENOMEM, and then work that does not
 //   outage space          two objects at one place: ENOSPC
-//   outage fds            more fences than the daemon has file descriptors for: EMFILE, until some end
 //
 // Prints what happened; exits with 0 if that was what has to happen.
 #include <gpu_broker.h>
@@ -21,7 +20,6 @@
 #define PATIENCE INT64_C(60000000000)
 
 #define MI_STORE_DATA_IMM (0x20u << 23 | 2u)
-#define MI_SEMAPHORE_WAIT (0x1cu << 23 | 1u << 15 | 4u << 12 | 2u) // polls until equal
 #define MI_BATCH_BUFFER_END (0x0au << 23)
 
 static struct gpu_broker_connection *broker;
@@ -132,31 +130,6 @@ static int overlaps(void)
     return (result = store(8)) ? fail("afterwards", result) : 0;
 }
 
-static int hoards(void)
-{
-    enum { MOST = 4096 };
-    static int fences[MOST];
-    const uint32_t list[] = {MI_SEMAPHORE_WAIT, 1, (uint32_t)DATA, 0, MI_BATCH_BUFFER_END};
-    int count = 0, result;
-
-    memcpy(commands, list, sizeof list);
-    while (count < MOST && (result = submit(NULL, 0)) >= 0)
-        fences[count++] = result;
-    printf("refused after %d: %d, %s\n", count, result, gpu_broker_last_error());
-    if (result != -EMFILE || count == 0)
-        return 1;
-    *(volatile uint32_t *)memory = 1;
-    for (int i = 0; i < count; i++) {
-        if ((result = gpu_broker_fence_wait(fences[i], PATIENCE)) < 0)
-            return fail("a fence", result);
-        close(fences[i]);
-    }
-    // The daemon lets go of a fence a moment after we have seen it signal.
-    for (int left = 600; (result = store(9)) == -EMFILE && left > 0; left--)
-        usleep(100000);
-    return result ? fail("afterwards", result) : 0;
-}
-
 int main(int argc, char **argv)
 {
     int result = argc < 2 ? -EINVAL : begin(argv[1]);
@@ -167,7 +140,5 @@ int main(int argc, char **argv)
         return works(argv[2]);
     if (strcmp(argv[1], "memory") == 0 && argc > 2)
         return needs(strtoull(argv[2], NULL, 0));
-    if (strcmp(argv[1], "space") == 0)
-        return overlaps();
-    return strcmp(argv[1], "fds") == 0 ? hoards() : 2;
+    return strcmp(argv[1], "space") == 0 ? overlaps() : 2;
 }
