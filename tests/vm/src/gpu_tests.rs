@@ -38,10 +38,10 @@ impl Rig {
         let rig = Self { gpu, spec, tails: [0; 2] };
         let blocks = rig.gpu.shared().guest.snapshot();
         for (from, to) in [(0, 1), (1, 2)] {
-            put_u64(&blocks, TABLES + from * 4096, (TABLES + to * 4096) | 1);
+            put_u64(&blocks, TABLES + from * 4096, (TABLES + to * 4096) | 3);
         }
-        put_u64(&blocks, TABLES + 2 * 4096 + 8, (TABLES + 3 * 4096) | 1);
-        put_u64(&blocks, TABLES + 3 * 4096, BATCH_RAM | 1);
+        put_u64(&blocks, TABLES + 2 * 4096 + 8, (TABLES + 3 * 4096) | 3);
+        put_u64(&blocks, TABLES + 3 * 4096, BATCH_RAM | 3);
         for (image, ring) in IMAGES.into_iter().zip(RINGS) {
             let registers = RAM + u64::from(image) + 4096;
             put(&blocks, registers + 0x03 * 4, &[1]);
