@@ -77,6 +77,12 @@ echo "ok the GPU works on a client's own memory"
 
 # Who hangs the GPU is told, and others go on.
 as 4001 4001 "$programs/hang" >"$run/output" 2>&1 || fail "hang.c: $(cat "$run/output")"
+# A look at the device in the middle of a reset finds it wedged, for less than a second.
+for _ in 1 2 3 4 5; do
+    as 4001 4001 "$programs/fill" >"$run/output" 2>&1 && break
+    grep -q 'device-wedged' "$run/output" || break
+    sleep 1
+done
 as 4001 4001 "$programs/fill" >"$run/output" 2>&1 || fail "fill.c after a hang: $(cat "$run/output")"
 as 4001 4001 "$binaries/gpu-broker" hang list >"$run/hangs"
 grep -q '"hanger"' "$run/hangs" || fail "hang list says $(cat "$run/hangs")"
