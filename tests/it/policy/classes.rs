@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gpu_broker_protocol::EpitaphCode;
-use gpu_broker_tests::{Builder, Daemon, Message, Raw, Witness};
+use gpu_broker_tests::{Builder, Daemon, Raw, Witness};
 
 use super::hoarder::Hoarder;
 
@@ -119,17 +119,16 @@ fn requests_per_second_of_a_class() {
     );
     let mut daemon = builder.config(&config).start();
     let delays = || super::metrics::value(&metrics, "gpu_broker_delays_total{class=\"tenant\"}");
-    let mut a = Raw::hello(&socket, "a");
-    let mut b = Raw::hello(&socket, "b");
-    let ping = |client: &mut Raw| {
-        let ping = gpu_broker_protocol::message::Ping { payload: 1, fd: None };
-        let answer = client.call(gpu_broker_protocol::Request::Ping(ping));
-        assert!(matches!(answer, Message::Reply(..)), "{answer:?}");
-    };
+    let (mut a, mut b) = (tenant(&socket), tenant(&socket));
     // Eight requests may come at once, and the two HELLOs were the first of them.
-    (0..3).for_each(|_| (ping(&mut a), ping(&mut b)).0);
+    for hoarder in [&mut a, &mut b] {
+        assert_eq!(hoarder.ask("take contexts 3"), "took 3");
+    }
+    assert_eq!(delays(), 0.0, "at the edge");
     let witness = Witness::start(daemon.socket());
-    (0..20).for_each(|_| (ping(&mut a), ping(&mut b)).0);
+    for hoarder in [&mut a, &mut b] {
+        assert_eq!(hoarder.ask("take contexts 20"), "took 20", "nothing is refused");
+    }
     assert!(delays() > 0.0, "40 requests more in less than a second");
     let of_others = "gpu_broker_delays_total{class=\"default\"}";
     assert_eq!(super::metrics::value(&metrics, of_others), 0.0);
