@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_prints_data_has_json() {
         let cli = Cli::command();
-        for name in ["demo", "status", "top", "bench"] {
+        for name in ["demo", "status", "top", "trace", "bench"] {
             let command = cli.find_subcommand(name).unwrap();
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some("json")), "{name}");
         }

@@ -111,14 +111,18 @@ fn record(connection: &Connection, time: Duration) -> Result<Recording, gpu_brok
     let end = Instant::now() + time;
     loop {
         let last = Instant::now() >= end || interrupted.load(Ordering::Relaxed);
-        for session in admin::sessions(connection)? {
-            recording.names.insert(session.session.0, session.client_name);
-        }
         loop {
             let page = connection.admin_trace_read(from)?;
             recording.lost += page.first.saturating_sub(from);
             from = page.first + page.records.len() as u64;
+            let stranger = |it: &TraceRecord| !recording.names.contains_key(&it.session.0);
+            let strangers = page.records.iter().any(stranger);
             recording.records.extend(page.records);
+            if strangers {
+                for session in admin::sessions(connection)? {
+                    recording.names.insert(session.session.0, session.client_name);
+                }
+            }
             if !page.more {
                 break;
             }

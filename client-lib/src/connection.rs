@@ -16,6 +16,7 @@ use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
+use gpu_broker_protocol::queue::EventQueue;
 use gpu_broker_protocol::status::{Confinement, StatusPage, StatusQuery};
 use gpu_broker_protocol::usage::{SessionUsage, UsageQuery};
 use gpu_broker_protocol::{
@@ -26,7 +27,7 @@ use rustix::io::Errno;
 use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, EventQueue, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket::{self, Received};

@@ -5,15 +5,12 @@
 //! [`sort`], find whose it is with [`Ledger::position`], and decode it with [`Answer::reply`] or
 //! [`Answer::execbuf`]. After [`Ledger::end`] every `open` answers with the reason.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use gpu_broker_protocol::admin::AdminEvent;
 use gpu_broker_protocol::execbuf::{self, ExecbufHead, ExecbufLists, flag};
 use gpu_broker_protocol::hang::HangEvent;
-use gpu_broker_protocol::limits::{
-    ADMIN_EVENTS_PENDING_MAX, FDS_PER_MESSAGE_MAX, HANG_EVENTS_PENDING_MAX,
-};
+use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{Event, ExecbufReply, Hello, HelloReply};
 use gpu_broker_protocol::violation::Epitaph;
 use gpu_broker_protocol::{
@@ -85,63 +82,6 @@ impl<Fd> Fds<Fd> {
 
     fn finish(self) -> Result<(), Violation> {
         if self.taken == self.count { Ok(()) } else { Err(Violation::FdCount) }
-    }
-}
-
-/// An event that says how many before it were dropped.
-pub(crate) trait Lossy {
-    /// As many wait here to be asked for.
-    const PENDING_MAX: usize;
-
-    /// How many.
-    fn lost(&mut self) -> &mut u32;
-}
-
-impl Lossy for HangEvent {
-    const PENDING_MAX: usize = HANG_EVENTS_PENDING_MAX;
-
-    fn lost(&mut self) -> &mut u32 {
-        &mut self.lost
-    }
-}
-
-impl Lossy for AdminEvent {
-    const PENDING_MAX: usize = ADMIN_EVENTS_PENDING_MAX;
-
-    fn lost(&mut self) -> &mut u32 {
-        &mut self.lost
-    }
-}
-
-/// Events that came and were not asked for yet. Of a program that never asks, the oldest are
-/// dropped, and counted.
-#[derive(Debug)]
-pub(crate) struct EventQueue<E> {
-    events: VecDeque<E>,
-    lost: u32,
-}
-
-impl<E> Default for EventQueue<E> {
-    fn default() -> Self {
-        Self { events: VecDeque::new(), lost: 0 }
-    }
-}
-
-impl<E: Lossy> EventQueue<E> {
-    pub(crate) fn push(&mut self, event: E) {
-        if self.events.len() >= E::PENDING_MAX
-            && let Some(mut dropped) = self.events.pop_front()
-        {
-            self.lost = self.lost.saturating_add(*dropped.lost()).saturating_add(1);
-        }
-        self.events.push_back(event);
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<E> {
-        let mut event = self.events.pop_front()?;
-        let lost = event.lost();
-        *lost = lost.saturating_add(std::mem::take(&mut self.lost));
-        Some(event)
     }
 }
 

@@ -1,38 +1,36 @@
 //! Events that a connection has not sent yet. Of a client that does not read, the oldest are lost,
 //! and counted.
 
-use std::collections::VecDeque;
-
 use gpu_broker_protocol::admin::{AdminEvent, AdminNews};
 use gpu_broker_protocol::hang::HangEvent;
-use gpu_broker_protocol::limits::{ADMIN_EVENTS_PENDING_MAX, HANG_EVENTS_PENDING_MAX};
 use gpu_broker_protocol::message::Event;
+use gpu_broker_protocol::queue::{EventQueue, Lossy};
 
 /// Both kinds. Most connections never have one.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    hangs: Queue<HangEvent>,
-    news: Queue<AdminEvent>,
+    hangs: EventQueue<HangEvent>,
+    news: EventQueue<AdminEvent>,
 }
 
 impl Outbox {
     pub(crate) fn push_hang(&mut self, event: HangEvent) {
-        self.hangs.push(event, HANG_EVENTS_PENDING_MAX);
+        self.hangs.push(event);
     }
 
     /// What happens often is told once, with how often: a client that is refused without end must not
     /// push everything else out.
     pub(crate) fn push_news(&mut self, event: AdminEvent) {
-        let again = self.news.events.iter_mut().rev().any(|told| counts(&mut told.what, &event));
+        let again = self.news.newest_first().any(|told| counts(&mut told.what, &event));
         if !again {
-            self.news.push(event, ADMIN_EVENTS_PENDING_MAX);
+            self.news.push(event);
         }
     }
 
     /// Hands out all of them, until there are none or `send` answers false. True if none is left.
     pub(crate) fn send(&mut self, mut send: impl FnMut(Event) -> bool) -> bool {
-        self.hangs.send(|event| send(Event::Hang(event)))
-            && self.news.send(|event| send(Event::Admin(event)))
+        drain(&mut self.hangs, |event| send(Event::Hang(event)))
+            && drain(&mut self.news, |event| send(Event::Admin(event)))
     }
 }
 
@@ -55,61 +53,21 @@ fn counts(told: &mut AdminNews, event: &AdminEvent) -> bool {
     true
 }
 
-/// An event that says how many before it were lost.
-trait Lossy: Clone {
-    fn lost(&mut self) -> &mut u32;
-}
-
-impl Lossy for HangEvent {
-    fn lost(&mut self) -> &mut u32 {
-        &mut self.lost
-    }
-}
-
-impl Lossy for AdminEvent {
-    fn lost(&mut self) -> &mut u32 {
-        &mut self.lost
-    }
-}
-
-#[derive(Debug)]
-struct Queue<E> {
-    events: VecDeque<E>,
-    lost: u32,
-}
-
-impl<E> Default for Queue<E> {
-    fn default() -> Self {
-        Self { events: VecDeque::new(), lost: 0 }
-    }
-}
-
-impl<E: Lossy> Queue<E> {
-    fn push(&mut self, event: E, most: usize) {
-        if self.events.len() >= most {
-            // What that one would have said of those before it is not lost with it.
-            let before = self.events.pop_front().map_or(0, |mut event| *event.lost());
-            self.lost = self.lost.saturating_add(1).saturating_add(before);
+/// Hands them out one by one, until there are none or `send` answers false; that one stays.
+fn drain<E: Lossy + Clone>(queue: &mut EventQueue<E>, mut send: impl FnMut(E) -> bool) -> bool {
+    while let Some(first) = queue.front() {
+        if !send(first.clone()) {
+            return false;
         }
-        self.events.push_back(event);
+        let _ = queue.pop();
     }
-
-    fn send(&mut self, mut send: impl FnMut(E) -> bool) -> bool {
-        while let Some(first) = self.events.front_mut() {
-            let lost = first.lost().saturating_add(std::mem::take(&mut self.lost));
-            *first.lost() = lost;
-            if !send(first.clone()) {
-                return false;
-            }
-            self.events.pop_front();
-        }
-        true
-    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use gpu_broker_protocol::SessionId;
+    use gpu_broker_protocol::limits::ADMIN_EVENTS_PENDING_MAX;
 
     use super::*;
 

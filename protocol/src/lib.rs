@@ -25,6 +25,7 @@ pub mod limits;
 pub mod message;
 pub mod object;
 pub mod param;
+pub mod queue;
 pub mod refusal;
 pub mod status;
 pub mod syncobj;

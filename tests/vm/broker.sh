@@ -7,45 +7,17 @@ set -eu
 binaries=$1
 programs=$2
 tests=$3
-node=/dev/dri/renderD128
 run=/run/vm/broker
-socket=$run/broker.sock
-export GPU_BROKER_SOCKET=$socket
+. "$(dirname "$0")/clients"
 # A system call that the daemon's list lacks ends it.
 export GPU_BROKER_SANDBOX=kill
 
-fail() {
-    echo "FAILED: $*"
-    echo "--- the daemon's log"
-    tail -n 20 "$run/log" 2>/dev/null || true
-    exit 1
-}
-
-# as UID GROUPS COMMAND…: no capabilities, nothing to gain any.
-as() {
-    user=$1 groups=$2
-    shift 2
-    setpriv --reuid="$user" --regid="$user" --groups="$groups" --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
-}
-
-# The guest shows its files as the host has them; sockets of other users are reached by mode alone.
-mkdir -p "$run"
-chmod 0755 /run /run/vm "$run"
-chown 4000:4000 "$run"
-printf 'socket_mode = "0666"\n' >"$run/config"
-
-render=$(stat -c %g "$node")
-as 4000 "$render" strace -f -qq -e trace=ioctl -o "$run/ioctls" \
+as 4000 strace -f -qq -e trace=ioctl -o "$run/ioctls" \
     "$binaries/gpu-brokerd" --socket "$socket" --config "$run/config" --device "$node" 2>"$run/log" &
-daemon=$!
-left=60
-while ! as 4001 4001 "$binaries/gpu-broker" status --json >"$run/status" 2>/dev/null; do
-    left=$((left - 1))
-    [ $left -gt 0 ] || fail "the daemon does not serve"
-    sleep 1
-done
+wait_for "the daemon serves" as 4001 "$binaries/gpu-broker" status --json
+mv "$run/output" "$run/status"
 grep -q '"driver": *"i915"' "$run/status" || fail "status says $(cat "$run/status")"
-[ "$(as 4001 4001 head -c 1 "$node" 2>&1 | grep -c 'Permission denied')" = 1 ] || fail "a client may open $node"
+[ "$(as 4001 head -c 1 "$node" 2>&1 | grep -c 'Permission denied')" = 1 ] || fail "a client may open $node"
 echo "ok gpu-brokerd serves the real driver as an unprivileged user"
 
 daemon=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$run/status" | head -n 1)
@@ -63,7 +35,7 @@ creates() {
     expected=$1
     shift
     before=$(created)
-    as 4001 4001 "$@" >"$run/output" 2>&1 || fail "$1: $(cat "$run/output")"
+    as 4001 "$@" >"$run/output" 2>&1 || fail "$1: $(cat "$run/output")"
     made=$(($(created) - before))
     [ "$made" = "$expected" ] || fail "$1 made the driver make $made contexts, not $expected"
 }
@@ -72,24 +44,24 @@ echo "ok proto-contexts that are destroyed unused never reach the driver"
 creates 2 "$programs/fill"
 grep -q 'stored 0x600dcafe' "$run/output" || fail "fill.c: $(cat "$run/output")"
 echo "ok the C example draws, with one CONTEXT_CREATE_EXT for its context"
-as 4001 4001 "$programs/own_memory" >"$run/output" 2>&1 || fail "own_memory.c: $(cat "$run/output")"
+as 4001 "$programs/own_memory" >"$run/output" 2>&1 || fail "own_memory.c: $(cat "$run/output")"
 echo "ok the GPU works on a client's own memory"
 
 # Who hangs the GPU is told, and others go on.
-as 4001 4001 "$programs/hang" >"$run/output" 2>&1 || fail "hang.c: $(cat "$run/output")"
+as 4001 "$programs/hang" >"$run/output" 2>&1 || fail "hang.c: $(cat "$run/output")"
 # A look at the device in the middle of a reset finds it wedged, for less than a second.
 for _ in 1 2 3 4 5; do
-    as 4001 4001 "$programs/fill" >"$run/output" 2>&1 && break
+    as 4001 "$programs/fill" >"$run/output" 2>&1 && break
     grep -q 'device-wedged' "$run/output" || break
     sleep 1
 done
-as 4001 4001 "$programs/fill" >"$run/output" 2>&1 || fail "fill.c after a hang: $(cat "$run/output")"
-as 4001 4001 "$binaries/gpu-broker" hang list >"$run/hangs"
+as 4001 "$programs/fill" >"$run/output" 2>&1 || fail "fill.c after a hang: $(cat "$run/output")"
+as 4001 "$binaries/gpu-broker" hang list >"$run/hangs"
 grep -q '"hanger"' "$run/hangs" || fail "hang list says $(cat "$run/hangs")"
 echo "ok a hang is its client's alone: EIO, guilty once, banned after some, named in hang list"
 
 # Several confined clients, a daemon of their own, and every pixel as on the software GPU.
-as 4000 "$render" env HOME=/tmp "$binaries/gpu-broker" demo --device "$node" --out /tmp/demo.png >"$run/output" 2>&1 ||
+as 4000 env HOME=/tmp "$binaries/gpu-broker" demo --device "$node" --out /tmp/demo.png >"$run/output" 2>&1 ||
     fail "demo: $(cat "$run/output")"
 cmp /tmp/demo.png cli/demo.png || fail "the demo's picture is not the software GPU's"
 echo "ok the demo paints the same picture, byte for byte"
@@ -98,7 +70,7 @@ echo "ok the demo paints the same picture, byte for byte"
 # nothing is mapped is lost in the kernel's scratch page, so that the work does not fail.
 # Nor the 64 MiB shared without a copy, which own_memory.c above does: once its last request was still
 # queued a minute after the client had gone. Why is not known.
-as 4000 "$render" env HOME=/tmp CARGO=/bin/true GPU_BROKER_TEST_DEVICE="$node" "$tests" --test-threads=1 \
+as 4000 env HOME=/tmp CARGO=/bin/true GPU_BROKER_TEST_DEVICE="$node" "$tests" --test-threads=1 \
     userptr::a_ userptr::access_ userptr::detached_ userptr::memory_the_ userptr::the_ --skip hostile \
     --skip a_client_and_the_gpu_share >"$run/output" 2>&1 ||
     fail "$(tail -n 40 "$run/output")"
@@ -108,7 +80,7 @@ echo "ok the tests of own memory hold on the real driver"
 # The GPU goes away.
 echo 1 >/sys/bus/pci/devices/0000:00:02.0/remove
 left=60
-while as 4001 4001 "$programs/fill" >"$run/output" 2>&1; do
+while as 4001 "$programs/fill" >"$run/output" 2>&1; do
     left=$((left - 1))
     [ $left -gt 0 ] || fail "work goes on without a GPU"
     sleep 1

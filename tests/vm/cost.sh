@@ -3,28 +3,13 @@
 #
 #   cost.sh GPU-BROKER PROGRAM
 set -eu
-node=/dev/dri/renderD128
 run=/run/vm/cost
-export GPU_BROKER_SOCKET=$run/broker.sock
-mkdir -p "$run"
-chmod 0755 /run /run/vm "$run"
-chown 4000:4000 "$run"
-printf 'socket_mode = "0666"\n' >"$run/config"
+. "$(dirname "$0")/clients"
 
-# as UID COMMAND…: with the group that may use the node, and nothing else.
-as() {
-    user=$1
-    shift
-    setpriv --reuid="$user" --regid="$user" --groups="$(stat -c %g $node)" --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
-}
-as 4000 "$1" daemon --config "$run/config" --device $node 2>"$run/log" &
-left=60
-while ! as 4001 "$1" status >/dev/null 2>"$run/error"; do
-    left=$((left - 1))
-    [ $left -gt 0 ] || { echo "FAILED: the daemon does not serve"; cat "$run/error" "$run/log"; exit 1; }
-    sleep 1
-done
-as 4001 "$2" $node >"$run/rows" || { cat "$run/rows"; exit 1; }
+as 4000 "$1" daemon --config "$run/config" --device "$node" 2>"$run/log" &
+wait_for "the daemon serves" as 4001 "$1" status
+# With the group: it uses the node itself too.
+as 4000 "$2" "$node" >"$run/rows" || { cat "$run/rows"; exit 1; }
 cat <<END
 ## On the real driver
 

@@ -6,43 +6,13 @@
 set -eu
 binaries=$1
 programs=$2
-node=/dev/dri/renderD128
 device=/sys/bus/pci/devices/0000:00:02.0
 run=/run/vm/outages
-export GPU_BROKER_SOCKET=$run/broker.sock
-. /run/vm/settings
-
-fail() {
-    echo "FAILED: $*"
-    echo "--- the daemon's log"
-    tail -n 20 "$run/log" 2>/dev/null || true
-    exit 1
-}
-
-# as UID COMMAND…: no capabilities, nothing to gain any; only the daemon's user has the group. exec_as
-# does so in place of the shell, for what is sent to the background.
-exec_as() {
-    user=$1 group=$1
-    shift
-    [ "$user" != 4000 ] || group=$render_gid
-    exec setpriv --reuid="$user" --regid="$user" --groups="$group" --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
-}
-as() { (exec_as "$@"); }
-
-# wait_for WHAT COMMAND…
-wait_for() {
-    what=$1 left=60
-    shift
-    while ! "$@" >"$run/output" 2>&1; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || fail "in vain: $what: $(cat "$run/output")"
-        sleep 1
-    done
-}
+. "$(dirname "$0")/clients"
 
 # The daemon as a user with the group, and with at most so many file descriptors.
 start() {
-    exec_as 4000 prlimit --nofile="$1:$1" "$binaries/gpu-brokerd" --socket "$GPU_BROKER_SOCKET" --config "$run/config" \
+    exec_as 4000 prlimit --nofile="$1:$1" "$binaries/gpu-brokerd" --socket "$socket" --config "$run/config" \
         --device "$node" 2>>"$run/log" &
     daemon=$!
     wait_for "the daemon serves" as 4001 "$binaries/gpu-broker" status
@@ -76,10 +46,6 @@ found() {
     chmod 0660 /dev/dri/renderD*
 }
 
-mkdir -p "$run"
-chmod 0755 /run /run/vm "$run"
-chown 4000:4000 "$run"
-printf 'socket_mode = "0666"\n' >"$run/config"
 start 4096
 
 as 4001 "$programs/outage" memory 0x80000000 >"$run/output" 2>&1 || fail "$(cat "$run/output")"

@@ -13,6 +13,7 @@ use gpu_broker_protocol::hang::{HangDump, HangEvent, HangPage};
 use gpu_broker_protocol::limits::FDS_PER_MESSAGE_MAX;
 use gpu_broker_protocol::message::{DeviceInfo, ExecbufReply, HelloReply, Ping, VmCreate};
 use gpu_broker_protocol::object::{Aperture, QueryAnswer, QueryItem};
+use gpu_broker_protocol::queue::EventQueue;
 use gpu_broker_protocol::{
     BufferId, ContextId, FdSlot, Opcode, Reply, Request, SessionId, Violation, codec,
 };
@@ -27,7 +28,7 @@ use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
-use crate::proto::{self, Answer, Arrival, Asked, Ending, EventQueue, Fds, Ledger, Plain, answer};
+use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
 use crate::socket;

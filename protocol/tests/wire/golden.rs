@@ -112,9 +112,7 @@ fn the_golden_bytes_decode_to_what_was_encoded() {
         assert_eq!(codec::decode_event(header.opcode, &body), Ok(Event::Hang(hang)));
     }
     for event in samples::news() {
-        let what = format!("{:?}", event.what);
-        let what = what.split(' ').next().unwrap_or_default();
-        let (header, body) = body(format!("ADMIN_EVENT event {what}"));
+        let (header, body) = body(samples::news_name(&event));
         assert_eq!(codec::decode_event(header.opcode, &body), Ok(Event::Admin(event)));
     }
     for (name, submission) in samples::execbufs() {

@@ -17,7 +17,7 @@ mod objects;
 mod policy;
 mod submissions;
 
-pub(crate) use administration::news;
+pub(crate) use administration::{news, news_name};
 pub(crate) use hangs::hang_events;
 
 use crate::submission::Submission;
@@ -428,9 +428,9 @@ pub(crate) fn all() -> Vec<Sample> {
             add(name, &|_, out| codec::encode_event(&Event::Hang(hang.clone()), out));
         }
         for event in round.news {
-            let what = format!("{:?}", event.what);
-            let name = format!("ADMIN_EVENT event {}", what.split(' ').next().unwrap_or_default());
-            add(name, &|_, out| codec::encode_event(&Event::Admin(event.clone()), out));
+            add(news_name(&event), &|_, out| {
+                codec::encode_event(&Event::Admin(event.clone()), out)
+            });
         }
     }
     out

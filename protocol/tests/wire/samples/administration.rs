@@ -156,3 +156,9 @@ pub(crate) fn news() -> Vec<AdminEvent> {
     ];
     all.map(|what| AdminEvent { at_ns: 42, lost: 1, what }).into()
 }
+
+/// What an event's sample is called.
+pub(crate) fn news_name(event: &AdminEvent) -> String {
+    let what = format!("{:?}", event.what);
+    format!("ADMIN_EVENT event {}", what.split(' ').next().unwrap_or_default())
+}
