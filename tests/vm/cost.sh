@@ -11,6 +11,7 @@ wait_for "the daemon serves" as 4001 "$1" status
 # With the group: it uses the node itself too.
 as 4000 "$2" "$node" >"$run/rows" || { cat "$run/rows"; exit 1; }
 cat <<END
+
 ## On the real driver
 
 i915 of Linux $(uname -r) in the test guest (emulated processor and GPU, so every time is tens of times

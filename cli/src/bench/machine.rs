@@ -28,6 +28,7 @@ pub(super) fn page(cores: &Cores, seconds: u32, table: &str) -> String {
 Written by the program, never by hand:
 
     cargo run --release -- bench --seconds {seconds} --markdown > tests/BENCHMARKS.md
+    tests/vm/run cost >> tests/BENCHMARKS.md
 
 `cargo run --release -- bench --only NAME` measures one row alone; its name is in the last column.
 
