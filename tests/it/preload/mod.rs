@@ -2,9 +2,8 @@
 //!
 //! The programs are Debian's; `tests/run tools` installs them.
 
-mod benchmarks;
+mod programs;
 mod sandbox;
-mod stacks;
 mod strange;
 
 use std::ffi::OsStr;
@@ -16,6 +15,9 @@ use tempfile::TempDir;
 
 /// Seconds after which a program is taken to hang. The slowest needs a minute on a busy machine.
 const PATIENCE_S: &str = "600";
+
+/// Mesa's Intel driver, as the Vulkan loader is told of it.
+const VULKAN_DRIVER: &str = "/usr/share/vulkan/icd.d/intel_icd.x86_64.json";
 
 /// A daemon, and a place of its own for the device's files.
 struct Stage {
@@ -51,6 +53,7 @@ impl Stage {
         command.env_remove("WAYLAND_DISPLAY").current_dir(self.runtime.path());
         // Mesa keeps shaders in the user's cache, and would find those of another test.
         command.env("XDG_CACHE_HOME", self.runtime.path());
+        command.env("VK_ICD_FILENAMES", VULKAN_DRIVER);
         command
     }
 
@@ -71,7 +74,7 @@ impl Stage {
         program
     }
 
-    fn run(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Said {
+    fn run(&self, program: impl AsRef<OsStr>, arguments: &[impl AsRef<OsStr>]) -> Said {
         said(self.command(program).args(arguments))
     }
 }

@@ -1,0 +1,236 @@
+//! The programs: what each is started with, and what must be seen of it. Every one runs as a user
+//! starts it, and in the sandbox, where no device node is in sight.
+
+use super::sandbox;
+use super::{Said, Stage, VULKAN_DRIVER, installed};
+
+/// Where Debian puts the benchmark programs of intel-gpu-tools.
+macro_rules! igt_path {
+    () => {
+        "/usr/libexec/igt-gpu-tools/benchmarks/"
+    };
+}
+
+/// The workload of `gem_wsim`: an engine map, and steps that wait for each other. The program itself
+/// balances loads on Gen11 and later only.
+const WORKLOAD: &str = "M.1.RCS\n1.RCS.200-400.0.0\n2.BCS.300.-1.0\n2.BCS.100.0.1\n";
+
+/// Where a program comes from.
+enum Origin {
+    /// A Debian package; the program's path is the first word.
+    Debian(&'static str),
+    /// A benchmark program of intel-gpu-tools; its name is the first word.
+    Igt,
+    /// A C program beside this file, and what it is linked with.
+    Ours(&'static [&'static str]),
+}
+
+/// How a program must end.
+#[derive(Clone, Copy)]
+enum Ends {
+    Well,
+    /// It also tries what is not there, and says so in its status.
+    Anyhow,
+    Badly,
+}
+
+struct Program {
+    origin: Origin,
+    words: &'static [&'static str],
+    ends: Ends,
+    /// All of this must be in its output; if it is nothing, a number that was measured.
+    shows: &'static [&'static str],
+    /// Headings of which each must be followed by all of it, if there are any.
+    under: &'static [&'static str],
+}
+
+const fn of(origin: Origin, words: &'static [&'static str]) -> Program {
+    Program { origin, words, ends: Ends::Well, shows: &[], under: &[] }
+}
+
+const fn debian(package: &'static str, words: &'static [&'static str]) -> Program {
+    of(Origin::Debian(package), words)
+}
+
+const fn ours(libraries: &'static [&'static str], words: &'static [&'static str]) -> Program {
+    of(Origin::Ours(libraries), words)
+}
+
+const fn igt(words: &'static [&'static str]) -> Program {
+    of(Origin::Igt, words)
+}
+
+/// Those that measure for a moment. What they measure is not looked at.
+const BENCHMARKS: &[Program] = &[
+    igt(&["gem_exec_nop"]),
+    igt(&["gem_exec_ctx"]),
+    igt(&["gem_create", "-r", "1", "-s", "4096"]),
+    igt(&["gem_busy", "-r", "1"]),
+    igt(&["gem_exec_reloc"]),
+    igt(&["gem_prw"]),
+    Program { shows: &["size=1048576"], ..igt(&["gem_set_domain", "-r", "1"]) },
+    igt(&["gem_blt", "-r", "1"]),
+    Program { shows: &["workloads/s"], ..igt(&["gem_wsim", "-w", "workload", "-r", "5"]) },
+];
+
+/// Those that measure for longer, whatever one asks for.
+const SLOW: &[Program] =
+    &[Program { shows: &["1000 iterations in"], ..igt(&["intel_upload_blit_small"]) }];
+
+/// Its message queue needs more room than a machine gives by itself, so it gets a namespace.
+const FAULTS: &[Program] = &[Program {
+    origin: Origin::Debian("util-linux"),
+    words: &["/usr/bin/unshare", "-Uri", "sh", "-c", ROOM, concat!(igt_path!(), "gem_exec_fault")],
+    ends: Ends::Well,
+    shows: &[],
+    under: &[],
+}];
+const ROOM: &str = "sysctl -qw kernel.msgmnb=1000000 && exec \"$0\"";
+
+/// Mesa, the media driver and the compute runtime, and programs of ours on Mesa.
+const STACKS: &[Program] = &[
+    Program {
+        shows: &["0x8086", "0x5926", "DRIVER_ID_INTEL_OPEN_SOURCE_MESA", "KBL GT3"],
+        ..debian("vulkan-tools", &["/usr/bin/vulkaninfo", "--summary"])
+    },
+    Program {
+        // It also tries platforms that are not there, and fails for those.
+        ends: Ends::Anyhow,
+        shows: &["EGL driver name: iris"],
+        under: &["Surfaceless platform:", "Device platform:"],
+        ..debian("mesa-utils-bin", &["/usr/bin/eglinfo.x86_64-linux-gnu"])
+    },
+    Program {
+        shows: &["Intel iHD driver", "VAProfileH264Main", "VAProfileHEVCMain"],
+        ..debian("vainfo and intel-media-va-driver", VAINFO)
+    },
+    // The compute runtime starts by giving the GPU a page of its own, and ends the program when it
+    // may not. So it is OpenCL that ends here: the library refuses userptr, which would need the
+    // program's memory behind a memfd. The daemon has nothing of it left.
+    Program {
+        ends: Ends::Badly,
+        shows: &["Abort was called", "drm_memory_manager.cpp"],
+        ..debian("clinfo", &["/usr/bin/clinfo"])
+    },
+    Program { shows: &["KBL GT3", "done\n"], ..ours(&["-lvulkan"], &["vulkan"]) },
+    Program { shows: &["Intel", "done\n"], ..ours(&["-lEGL", "-lGLESv2"], &["gles"]) },
+];
+const VAINFO: &[&str] = &["/usr/bin/vainfo", "--display", "drm", "--device", "/dev/dri/renderD128"];
+
+impl Program {
+    /// The command, of words that hold in the stage's directory.
+    #[track_caller]
+    fn command(&self, stage: &Stage) -> Vec<String> {
+        let mut words: Vec<_> = self.words.iter().map(|word| (*word).to_owned()).collect();
+        match self.origin {
+            Origin::Debian(package) => installed(&words[0], package),
+            Origin::Igt => {
+                words[0].insert_str(0, igt_path!());
+                installed(&words[0], "intel-gpu-tools");
+            }
+            Origin::Ours(libraries) => {
+                stage.compile(&words[0], libraries);
+                words[0].insert_str(0, "./");
+            }
+        }
+        words
+    }
+
+    #[track_caller]
+    fn judge(&self, told: &Said) {
+        match self.ends {
+            Ends::Well => drop(told.succeeded()),
+            Ends::Badly => assert!(!told.output.status.success(), "it ended well:\n{}", told.text),
+            Ends::Anyhow => {}
+        }
+        if self.shows.is_empty() {
+            let measured = |word: &str| word.parse().is_ok_and(|number: f64| number > 0.0);
+            assert!(told.text.split_whitespace().any(measured), "no number in:\n{}", told.text);
+        }
+        if self.under.is_empty() {
+            told.says(self.shows);
+        }
+        for heading in self.under {
+            let section = told.text.split(heading).nth(1).unwrap_or_default();
+            let section = section.split("platform:").next().unwrap_or_default();
+            let missing = self.shows.iter().find(|word| !section.contains(*word));
+            assert!(missing.is_none(), "{heading} lacks {missing:?} in:\n{}", told.text);
+        }
+    }
+}
+
+/// Where programs run.
+#[derive(Clone, Copy)]
+enum Where {
+    /// As whoever runs the tests, with the library.
+    Plain,
+    /// As somebody else, in `gpu-broker run --sandbox`.
+    Sandbox,
+}
+
+/// Runs all of them, and sees that nothing of them is left in the daemon.
+fn all_of(programs: &[Program], place: Where) {
+    let mut stage = match place {
+        Where::Plain => Stage::new(),
+        Where::Sandbox => sandbox::open_to_all(),
+    };
+    std::fs::write(stage.runtime.path().join("workload"), WORKLOAD).expect("it is ours");
+    installed(VULKAN_DRIVER, "mesa-vulkan-drivers");
+    let before = stage.daemon.footprint();
+    for program in programs {
+        let words = program.command(&stage);
+        eprintln!("{}", words.join(" "));
+        let told = match place {
+            Where::Plain => stage.run(&words[0], &words[1..]),
+            Where::Sandbox => sandbox::without_a_node(&stage, &words),
+        };
+        program.judge(&told);
+        // A process that ends closes fds of syncobjs after its sessions; they are found when others
+        // end.
+        for _ in 0..32 {
+            drop(stage.daemon.client("passer-by"));
+        }
+        stage.daemon.settles_to(&before);
+        stage.daemon.assert_unharmed();
+    }
+}
+
+#[test]
+fn benchmarks_complete() {
+    all_of(BENCHMARKS, Where::Plain);
+}
+
+#[test]
+fn benchmarks_complete_in_the_sandbox() {
+    all_of(BENCHMARKS, Where::Sandbox);
+}
+
+#[test]
+fn uploads_and_blits_complete() {
+    all_of(SLOW, Where::Plain);
+}
+
+#[test]
+fn uploads_and_blits_complete_in_the_sandbox() {
+    all_of(SLOW, Where::Sandbox);
+}
+
+#[test]
+fn batches_that_fault_pages_in_complete() {
+    all_of(FAULTS, Where::Plain);
+}
+
+#[test]
+fn batches_that_fault_pages_in_complete_in_the_sandbox() {
+    all_of(FAULTS, Where::Sandbox);
+}
+
+#[test]
+fn drivers_name_the_gpu_and_submit() {
+    all_of(STACKS, Where::Plain);
+}
+
+#[test]
+fn drivers_name_the_gpu_and_submit_in_the_sandbox() {
+    all_of(STACKS, Where::Sandbox);
+}
