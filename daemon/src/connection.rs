@@ -63,8 +63,9 @@ struct Handled {
 }
 
 enum State<D: Device> {
-    /// HELLO has not come; it must before this timer ends.
-    Hello(Pin<Box<Sleep>>),
+    /// HELLO has not come; it must before this timer ends, which is set when there is nothing to
+    /// read: a timer that ends before all others costs the reactor a round.
+    Hello(Option<Pin<Box<Sleep>>>),
     Open(Open<D>),
 }
 
@@ -85,8 +86,7 @@ pub(crate) enum End {
 impl<D: Device> Connection<D> {
     pub(crate) fn new(seat: Seat<D>, socket: Socket) -> Self {
         let (server, entry) = (Arc::clone(&seat.server), Arc::clone(&seat.entry));
-        let timeout = Duration::from_millis(server.config().daemon.hello_timeout_ms);
-        let state = State::Hello(Box::pin(tokio::time::sleep(timeout)));
+        let state = State::Hello(None);
         let (waker, unsent, handled, pause) = (None, None, None, None);
         let (lane, closing) = (None, None);
         Self { server, entry, seat, socket, waker, unsent, state, handled, pause, lane, closing }
@@ -204,11 +204,12 @@ impl<D: Device> Connection<D> {
                     return Poll::Ready(self.answer(cx, scratch, header, answer.map(Answer::Now)));
                 }
             }
-            State::Hello(timer) => {
+            State::Hello(Some(timer)) => {
                 if self.lane.is_none() && timer.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Some(End::HelloTimeout));
                 }
             }
+            State::Hello(None) => {}
         }
         if D::MAY_BLOCK
             && let Some(lane) = &mut self.lane
@@ -229,9 +230,10 @@ impl<D: Device> Connection<D> {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        let received = match ready!(self.socket.poll_receive(cx, &mut scratch.inbound)) {
-            Ok(received) => received,
-            Err(_) => return Poll::Ready(Some(End::Gone)),
+        let received = match self.socket.poll_receive(cx, &mut scratch.inbound) {
+            Poll::Ready(Ok(received)) => received,
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(End::Gone)),
+            Poll::Pending => return self.poll_hello_timer(cx),
         };
         let now = self.server.clock.now();
         slice_end.get_or_insert(now.0.saturating_add(SLICE_NS));
@@ -241,6 +243,16 @@ impl<D: Device> Connection<D> {
             self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         }
         Poll::Ready(self.receive(cx, scratch, now, received))
+    }
+
+    /// Nothing has come. Who has not said HELLO has a time to say it in, from now on.
+    fn poll_hello_timer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let State::Hello(timer) = &mut self.state else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| {
+            let timeout = self.server.config().daemon.hello_timeout_ms;
+            Box::pin(tokio::time::sleep(Duration::from_millis(timeout)))
+        });
+        timer.as_mut().poll(cx).map(|()| Some(End::HelloTimeout))
     }
 
     /// The reply to the request before has left, or waits for something else than us.
@@ -607,6 +619,7 @@ mod tests {
         let capabilities = Capabilities::kaby_lake_gt3();
         let server = Arc::new(Server::new(Config::default(), Buggy, capabilities));
         let (ours, theirs) = tokio_seqpacket::UnixSeqpacket::pair().expect("sockets");
+        let ours = OwnedFd::from(ours);
         let credentials = Credentials::of(&ours).expect("credentials");
         let origin = Arc::new(Origin::named("main"));
         let place = server.place(credentials, &origin).expect("room");

@@ -16,12 +16,11 @@ use rustix::cmsg_space;
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage, SendFlags, SocketFlags,
 };
 use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio_seqpacket::UnixSeqpacket;
 
 /// The fds of one packet.
 pub(crate) type Fds = SmallVec<[OwnedFd; FDS_PER_MESSAGE_MAX]>;
@@ -85,11 +84,40 @@ pub(crate) struct Unsent {
     pub(crate) fds: Fds,
 }
 
+/// A socket that clients connect to.
+///
+/// Not tokio-seqpacket's: what that accepts it watches for packets and for room, which would have to be
+/// changed for each connection (see [`Socket`]).
+pub(crate) struct Acceptor(AsyncFd<OwnedFd>);
+
+impl Acceptor {
+    /// Takes over a socket that listens and does not block.
+    ///
+    /// # Errors
+    /// The kernel cannot watch it (ENOMEM, ENOSPC).
+    pub(crate) fn new(listening: OwnedFd) -> io::Result<Self> {
+        watch(listening, Interest::READABLE).map(Self)
+    }
+
+    /// Accepts one connection. Takes part in tokio's cooperative budget.
+    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::accept_with(self.0.get_ref(), flags) {
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                accepted => return Poll::Ready(accepted.map_err(io::Error::from)),
+            }
+        }
+    }
+}
+
 /// A client's socket.
 ///
-/// tokio-seqpacket accepts it; from then on it is watched for packets only. Watched for room as
-/// well, as tokio-seqpacket does for good, it would wake the daemon for every reply a client reads,
-/// which is a fifth of what a small request costs. Room is watched for while a reply waits for it.
+/// It is watched for packets only. Watched for room as well, it would wake the daemon for every reply
+/// a client reads, which is a fifth of what a small request costs. Room is watched for while a reply
+/// waits for it.
 pub(crate) struct Socket {
     /// `None` when it could not be watched any more.
     fd: Option<AsyncFd<OwnedFd>>,
@@ -99,6 +127,9 @@ pub(crate) struct Socket {
     /// The last look behind a packet found another. Who takes turns with us on one processor has
     /// sent the next request by then; of many clients hardly one has.
     expects_more: Cell<bool>,
+    /// Nothing was received yet. A client's first packet comes close behind its connection, and the
+    /// kernel has not said so when it is looked for.
+    fresh: Cell<bool>,
 }
 
 impl Socket {
@@ -106,10 +137,10 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel cannot watch it (ENOMEM, ENOSPC).
-    pub(crate) fn new(accepted: UnixSeqpacket) -> io::Result<Self> {
-        let fd = watch(accepted.into(), Interest::READABLE)?;
-        let (announced, expects_more) = (Cell::new(true), Cell::new(true));
-        Ok(Self { fd: Some(fd), watches_room: false, announced, expects_more })
+    pub(crate) fn new(accepted: OwnedFd) -> io::Result<Self> {
+        let fd = watch(accepted, Interest::READABLE)?;
+        let (announced, expects_more, fresh) = (Cell::new(true), Cell::new(true), Cell::new(true));
+        Ok(Self { fd: Some(fd), watches_room: false, announced, expects_more, fresh })
     }
 
     /// Gives the socket up to be closed; `None` if it is closed.
@@ -140,6 +171,11 @@ impl Socket {
         into: &mut Inbound,
     ) -> Poll<io::Result<Received>> {
         let watched = self.watched()?;
+        if self.fresh.replace(false)
+            && let Ok(received) = receive(watched.get_ref().as_fd(), into)
+        {
+            return Poll::Ready(Ok(received));
+        }
         loop {
             let Poll::Ready(ready) = watched.poll_read_ready(cx) else {
                 self.announced.set(true);
@@ -267,12 +303,14 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
+    use tokio_seqpacket::UnixSeqpacket;
+
     use super::*;
 
     #[tokio::test]
     async fn a_reply_waits_for_room_and_leaves_when_the_client_reads() {
         let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
-        let mut ours = Socket::new(ours).expect("it can be watched");
+        let mut ours = Socket::new(ours.into()).expect("it can be watched");
         let packet = [7; 4096];
         let sent = poll_fn(|cx| {
             let mut sent = 0;
@@ -301,7 +339,7 @@ mod tests {
         let (ours, theirs) = UnixSeqpacket::pair().expect("sockets");
         theirs.send(&[1; 8]).await.expect("room");
         theirs.send(&[2; 16]).await.expect("room");
-        let mut ours = Socket::new(ours).expect("it can be watched");
+        let mut ours = Socket::new(ours.into()).expect("it can be watched");
         for length in [8, 16] {
             let received =
                 poll_fn(|cx| with_scratch(|scratch| ours.poll_receive(cx, &mut scratch.inbound)))

@@ -1,5 +1,6 @@
 //! What all connections share, and the life of the daemon from READY to its last session.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,7 +11,6 @@ use gpu_broker_protocol::admin::{AdminNews, kind};
 use gpu_broker_protocol::status as wire;
 use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 use crate::Doors;
 use crate::args::Args;
@@ -27,7 +27,7 @@ use crate::limiter::{Limiter, limited, warn_limited};
 use crate::listeners::{Listeners, Origin, Running, Taken};
 
 use crate::metrics::{self, Bound};
-use crate::packet::Socket;
+use crate::packet::{Acceptor, Socket};
 use crate::policy::Asks;
 use crate::socket::Listener;
 use crate::systemd;
@@ -300,7 +300,7 @@ impl<D: Device> Server<D> {
         self.listeners.check(&origin.name).map_err(taken)?;
         let place = listener.place();
         let (fd, file) = listener.into_parts();
-        let socket = UnixSeqpacketListener::try_from(fd)?;
+        let socket = Acceptor::new(fd)?;
         tracing::info!("listening on {place} as \"{}\"", origin.name);
         let (origin, accepted) = (Arc::new(origin), Arc::<AtomicU64>::default());
         let accept = Arc::clone(self).accept(socket, Arc::clone(&origin), Arc::clone(&accepted));
@@ -366,12 +366,11 @@ impl<D: Device> Server<D> {
     /// Accepts connections for as long as the listener is there.
     async fn accept(
         self: Arc<Self>,
-        mut listener: UnixSeqpacketListener,
+        listener: Acceptor,
         origin: Arc<Origin>,
         accepted: Arc<AtomicU64>,
     ) {
         loop {
-            // The polling form, for the same reason as in `packet::poll_receive`.
             match std::future::poll_fn(|cx| listener.poll_accept(cx)).await {
                 Ok(socket) => {
                     count(&accepted);
@@ -387,7 +386,7 @@ impl<D: Device> Server<D> {
     }
 
     /// Gives a connection its task, if there is room.
-    fn admit(self: &Arc<Self>, socket: UnixSeqpacket, origin: &Arc<Origin>) {
+    fn admit(self: &Arc<Self>, socket: OwnedFd, origin: &Arc<Origin>) {
         let credentials = match Credentials::of(&socket) {
             Ok(credentials) => credentials,
             Err(error) => {
@@ -406,7 +405,7 @@ impl<D: Device> Server<D> {
                 let peer = format_args!("uid={uid}");
                 audit::turned_away(&self.limiter, now, &peer, &why);
                 self.turned_away(&peer, &why);
-                connection::turn_away(socket.into(), code, &why);
+                connection::turn_away(socket, code, &why);
             }
         }
     }
@@ -444,7 +443,7 @@ impl<D: Device> Server<D> {
     }
 
     /// Finds out as much of a peer as policy asks for, and seats it if it is admitted.
-    fn receive(self: &Arc<Self>, socket: UnixSeqpacket, identity: Arc<Identity>, place: Place<D>) {
+    fn receive(self: &Arc<Self>, socket: OwnedFd, identity: Arc<Identity>, place: Place<D>) {
         if !self.asks(&self.config(), &identity).app_id {
             return self.seat(socket, identity, place);
         }
@@ -456,11 +455,11 @@ impl<D: Device> Server<D> {
     }
 
     /// Gives an admitted peer the task that serves it.
-    fn seat(self: &Arc<Self>, socket: UnixSeqpacket, identity: Arc<Identity>, place: Place<D>) {
+    fn seat(self: &Arc<Self>, socket: OwnedFd, identity: Arc<Identity>, place: Place<D>) {
         let seat = match self.enrol(identity, place) {
             Ok(seat) => seat,
             Err(TurnedAway { code, why }) => {
-                return connection::turn_away(socket.into(), code, &why);
+                return connection::turn_away(socket, code, &why);
             }
         };
         match Socket::new(socket) {

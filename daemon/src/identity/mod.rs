@@ -17,11 +17,12 @@ mod app;
 mod cgroup;
 mod process;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::sync::Semaphore;
-use tokio_seqpacket::UnixSeqpacket;
 
 use crate::listeners::Origin;
 use crate::policy::{Asks, Fact, Subject};
@@ -58,12 +59,12 @@ pub(crate) struct Identity {
 impl Credentials {
     /// # Errors
     /// The socket is not connected.
-    pub(crate) fn of(socket: &UnixSeqpacket) -> std::io::Result<Self> {
-        let credentials = socket.peer_cred()?;
+    pub(crate) fn of(socket: &OwnedFd) -> std::io::Result<Self> {
+        let credentials = getsockopt(socket, PeerCredentials)?;
         Ok(Self {
             uid: credentials.uid(),
             gid: credentials.gid(),
-            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+            pid: u32::try_from(credentials.pid()).unwrap_or(0),
         })
     }
 
@@ -108,11 +109,7 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
 
 impl Identity {
     /// Binds a peer to the process that connected; looks nothing else up.
-    pub(crate) fn of(
-        socket: &UnixSeqpacket,
-        credentials: Credentials,
-        origin: Arc<Origin>,
-    ) -> Self {
+    pub(crate) fn of(socket: &OwnedFd, credentials: Credentials, origin: Arc<Origin>) -> Self {
         let whose = Whose::of(socket, credentials.pid);
         let (cgroup, app_id) = (OnceLock::new(), OnceLock::new());
         Self { credentials, origin, whose, cgroup, app_id }
@@ -197,6 +194,8 @@ impl Registrar {
 
 #[cfg(test)]
 mod tests {
+    use tokio_seqpacket::UnixSeqpacket;
+
     use super::*;
 
     fn peer(uid: u32) -> Credentials {
@@ -214,7 +213,8 @@ mod tests {
         assert!(peer(own).may_see(peer(stranger)));
     }
 
-    fn of(socket: &UnixSeqpacket, origin: Origin) -> Arc<Identity> {
+    fn of(socket: UnixSeqpacket, origin: Origin) -> Arc<Identity> {
+        let socket = &OwnedFd::from(socket);
         let credentials = Credentials::of(socket).expect("connected");
         Arc::new(Identity::of(socket, credentials, Arc::new(origin)))
     }
@@ -222,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn we_can_tell_who_we_are() {
         let (ours, _theirs) = UnixSeqpacket::pair().expect("sockets");
-        let identity = of(&ours, Origin::named("main"));
+        let identity = of(ours, Origin::named("main"));
         assert_eq!(identity.credentials.pid, std::process::id());
         assert!(matches!(identity.cgroup(), Fact::Is(path) if path.starts_with('/')));
         Registrar::new().find_app_id(&identity).await;
@@ -233,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_is_asked_for_is_looked_up_and_only_once() {
         let (ours, _theirs) = UnixSeqpacket::pair().expect("sockets");
-        let identity = of(&ours, Origin::named("main"));
+        let identity = of(ours, Origin::named("main"));
         let subject = identity.subject(Asks { cgroup: true, app_id: false });
         assert_eq!(Some(&subject.cgroup), identity.cgroup.get());
         assert!(matches!(subject.app_id, Fact::Unknown(_)) && identity.app_id.get().is_none());
@@ -247,7 +247,7 @@ mod tests {
     async fn what_a_sandbox_engine_said_counts_before_what_the_process_shows() {
         let (ours, _theirs) = UnixSeqpacket::pair().expect("sockets");
         let said = Some("org.said".to_owned());
-        let identity = of(&ours, Origin { app_id: said, ..Origin::named("run") });
+        let identity = of(ours, Origin { app_id: said, ..Origin::named("run") });
         assert_eq!(identity.app_id().known(), Some("org.said"));
     }
 }

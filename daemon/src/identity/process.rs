@@ -7,7 +7,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio_seqpacket::UnixSeqpacket;
 
 use super::cgroup;
 use crate::policy::Fact;
@@ -36,7 +35,7 @@ impl Whose {
     ///
     /// # Errors
     /// Why it cannot be told, in words.
-    pub(super) fn of(socket: &UnixSeqpacket, pid: u32) -> Result<Self, String> {
+    pub(super) fn of(socket: &OwnedFd, pid: u32) -> Result<Self, String> {
         let gone = || "the process that connected is gone".to_owned();
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or("the process is outside of the daemon's pid namespace")?;
