@@ -42,6 +42,7 @@ fn is_unsafe_room(path: &str) -> bool {
         || path.starts_with("client-lib/capi/")
         || path.starts_with("client-lib/preload/")
         || path == "tests/src/bin/intruder.rs"
+        || path.starts_with("tests/examples/vulkan/gpu/")
 }
 
 #[test]

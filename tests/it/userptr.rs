@@ -39,7 +39,7 @@ fn buffer_of(broker: &Connection, commands: &Batch) -> Buffer {
 /// client that the software GPU touches are mapped there too (RssShmem), once, not again.
 #[test]
 fn a_client_and_the_gpu_share_64_mib_without_a_copy() {
-    let program = binaries::client_example("own_memory");
+    let program = binaries::example("own_memory");
     let mut daemon = Daemon::start();
     let before = daemon.footprint();
     let status = daemon.status_file();

@@ -41,9 +41,9 @@ pub fn c_library() -> PathBuf {
     built("libgpu_broker.so")
 }
 
-/// An example program of the Rust client library, fresh.
+/// An example program of a package, fresh.
 #[must_use]
-pub fn client_example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     built(&format!("examples/{name}"))
 }
 

@@ -1,6 +1,8 @@
 //! The programs: what each is started with, and what must be seen of it. Every one runs as a user
 //! starts it, and in the sandbox, where no device node is in sight.
 
+use gpu_broker_tests::binaries;
+
 use super::sandbox;
 use super::{Said, Stage, VULKAN_DRIVER, installed};
 
@@ -22,7 +24,9 @@ enum Origin {
     /// A benchmark program of intel-gpu-tools; its name is the first word.
     Igt,
     /// A C program beside this file, and what it is linked with.
-    Ours(&'static [&'static str]),
+    C(&'static [&'static str]),
+    /// An example program of the tests' package.
+    Example,
 }
 
 /// How a program must end.
@@ -50,10 +54,6 @@ const fn of(origin: Origin, words: &'static [&'static str]) -> Program {
 
 const fn debian(package: &'static str, words: &'static [&'static str]) -> Program {
     of(Origin::Debian(package), words)
-}
-
-const fn ours(libraries: &'static [&'static str], words: &'static [&'static str]) -> Program {
-    of(Origin::Ours(libraries), words)
 }
 
 const fn igt(words: &'static [&'static str]) -> Program {
@@ -112,8 +112,8 @@ const STACKS: &[Program] = &[
         shows: &["Abort was called", "drm_memory_manager.cpp"],
         ..debian("clinfo", &["/usr/bin/clinfo"])
     },
-    Program { shows: &["KBL GT3", "done\n"], ..ours(&["-lvulkan"], &["vulkan"]) },
-    Program { shows: &["Intel", "done\n"], ..ours(&["-lEGL", "-lGLESv2"], &["gles"]) },
+    Program { shows: &["KBL GT3", "done\n"], ..of(Origin::Example, &["vulkan"]) },
+    Program { shows: &["Intel", "done\n"], ..of(Origin::C(&["-lEGL", "-lGLESv2"]), &["gles"]) },
 ];
 const VAINFO: &[&str] = &["/usr/bin/vainfo", "--display", "drm", "--device", "/dev/dri/renderD128"];
 
@@ -128,8 +128,14 @@ impl Program {
                 words[0].insert_str(0, igt_path!());
                 installed(&words[0], "intel-gpu-tools");
             }
-            Origin::Ours(libraries) => {
+            Origin::C(libraries) => {
                 stage.compile(&words[0], libraries);
+                words[0].insert_str(0, "./");
+            }
+            Origin::Example => {
+                // Others cannot enter the directory it is built in.
+                let built = binaries::example(&words[0]);
+                std::fs::copy(built, stage.runtime.path().join(&words[0])).expect("it is built");
                 words[0].insert_str(0, "./");
             }
         }
