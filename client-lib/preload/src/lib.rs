@@ -10,6 +10,7 @@
 //! * `paths` and `tree` are the device as files: a private directory tree of real files, so that
 //!   listing, `openat` and `fstat` in it need no help.
 //! * `node` is the table of fds that stand for the device, each with a session.
+//! * `userptr` gives the GPU memory that the program has already.
 //! * `ioctl` translates; `user` copies from and to the program's memory as the kernel would.
 //!
 //! Out of reach: static and setuid programs, 32-bit programs, io_uring, and system calls that are
@@ -27,6 +28,7 @@ mod real;
 mod symbols;
 mod tree;
 mod user;
+mod userptr;
 mod verdict;
 
 pub use symbols::*;

@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::errno::{Errno, Outcome};
 use crate::mapping::Buffers;
+use crate::userptr;
 
 /// Names a session in this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -144,10 +145,11 @@ impl File {
 /// Whether an fd is one of ours that the program knows nothing of, so must not close.
 pub(crate) fn is_own(fd: RawFd) -> bool {
     let [.., least] = OWN_FDS;
-    fd >= least
-        && table().as_ref().is_some_and(|table| {
-            table.files.values().any(|file| file.own_fds().any(|own| own == fd))
-        })
+    if fd < least {
+        return false;
+    }
+    let in_file = |table: &Table| table.files.values().flat_map(File::own_fds).any(|own| own == fd);
+    table().as_ref().is_some_and(in_file) || userptr::watch::own_fds().any(|own| own == fd)
 }
 
 /// All fds of that kind, in order.
@@ -155,6 +157,7 @@ pub(crate) fn own() -> Vec<RawFd> {
     let table = table();
     let files = table.iter().flat_map(|table| table.files.values());
     let mut own: Vec<RawFd> = files.flat_map(File::own_fds).collect();
+    own.extend(userptr::watch::own_fds());
     own.sort_unstable();
     own
 }
@@ -180,6 +183,13 @@ pub(crate) fn minor_of(fd: RawFd) -> Option<u32> {
     let table = table();
     let table = table.as_ref()?;
     table.files.get(table.fds.get(&fd)?).map(|file| file.minor)
+}
+
+/// An open file by its name.
+pub(crate) fn by_id(id: FileId) -> Option<Node> {
+    let table = table();
+    let file = table.as_ref()?.files.get(&id)?;
+    Some(Node { id, minor: file.minor, connection: file.connection.clone() })
 }
 
 /// Any session; fences and buffers are the same to all.
@@ -214,7 +224,10 @@ pub(crate) fn duplicated(old: RawFd, new: RawFd) {
 pub(crate) fn closed(fd: RawFd) {
     let gone = table().as_mut().and_then(|table| table.detach(fd));
     // Outside the lock: hanging up may take a moment.
-    drop(gone);
+    if let Some((id, file)) = gone {
+        drop(file);
+        userptr::file_closed(id);
+    }
 }
 
 /// All fds in a range are closed.
@@ -241,11 +254,11 @@ impl Table {
         }
     }
 
-    fn detach(&mut self, fd: RawFd) -> Option<File> {
+    fn detach(&mut self, fd: RawFd) -> Option<(FileId, File)> {
         let id = self.fds.remove(&fd)?;
         let file = self.files.get_mut(&id)?;
         file.fds -= 1;
-        if file.fds == 0 { self.files.remove(&id) } else { None }
+        if file.fds == 0 { Some((id, self.files.remove(&id)?)) } else { None }
     }
 }
 

@@ -137,6 +137,33 @@ pub(crate) unsafe fn mmap(
     pointer(result)
 }
 
+/// # Safety
+/// As munmap(2).
+pub(crate) unsafe fn munmap(address: *mut c_void, length: usize) -> c_int {
+    // SAFETY: the caller answers for what is unmapped.
+    int(unsafe { libc::syscall(libc::SYS_munmap, address, length) })
+}
+
+/// # Safety
+/// As madvise(2).
+pub(crate) unsafe fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int {
+    // SAFETY: the caller answers for what the advice does to contents.
+    int(unsafe { libc::syscall(libc::SYS_madvise, address, length, advice) })
+}
+
+/// # Safety
+/// As mremap(2).
+pub(crate) unsafe fn mremap(
+    old: *mut c_void,
+    old_size: usize,
+    size: usize,
+    flags: c_int,
+    new: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: the caller answers for what is moved and replaced.
+    pointer(unsafe { libc::syscall(libc::SYS_mremap, old, old_size, size, flags, new) })
+}
+
 fn int(result: c_long) -> c_int {
     c_int::try_from(result).unwrap_or(-1)
 }

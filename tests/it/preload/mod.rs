@@ -5,6 +5,7 @@
 mod programs;
 mod sandbox;
 mod strange;
+mod userptr;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -23,6 +23,7 @@ use crate::errno::{Errno, Outcome};
 use crate::mapping::{self, Wanted};
 use crate::node::{self, Node};
 use crate::user;
+use crate::userptr;
 
 /// Extensions of GEM_CREATE_EXT.
 const MEMORY_REGIONS: u32 = 0;
@@ -82,11 +83,6 @@ fn memory_regions(address: u64) -> Outcome<Vec<EngineId>> {
     let bytes = user::records(u64_at(&node, at!(M, regions)), count as usize, 4)?;
     let region = |one: &[u8]| EngineId { class: u16_at(one, 0), instance: u16_at(one, 2) };
     Ok(bytes.chunks_exact(4).map(region).collect())
-}
-
-/// Without a process's own memory on the GPU, which programs do without.
-pub(super) fn userptr(_: &Node, _: &mut Arg) -> Outcome<c_int> {
-    Err(Errno(libc::ENODEV))
 }
 
 pub(super) fn pread(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
@@ -151,7 +147,7 @@ fn may_copy(node: &Node, access: BufferAccess) -> Outcome<()> {
 }
 
 /// Asks whether a buffer is used by nobody: ETIME while it is.
-pub(super) fn is_idle(buffer: BufferId) -> Request<OwnedFd> {
+pub(crate) fn is_idle(buffer: BufferId) -> Request<OwnedFd> {
     Request::BufferWait(BufferWait { buffer, flags: 0, timeout_ns: 0 })
 }
 
@@ -163,6 +159,9 @@ pub(super) fn mmap(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
         return Err(Errno(libc::EINVAL));
     }
     let whole = mapping::size_of_buffer(node, handle)?;
+    if userptr::is_one(node, handle) {
+        return Err(Errno(libc::ENXIO));
+    }
     if offset.checked_add(size).is_none_or(|end| end > whole) {
         return Err(Errno(libc::EINVAL));
     }
@@ -192,6 +191,9 @@ pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     }
     let handle = arg.u32(at!(M, handle));
     mapping::size_of_buffer(node, handle)?;
+    if userptr::is_one(node, handle) {
+        return Err(Errno(libc::ENODEV));
+    }
     let offset = node::with_buffers(node.id, |buffers| buffers.offset(handle))?;
     arg.set_u64(at!(M, offset), offset.ok_or(Errno(libc::ENOENT))?);
     Ok(0)
@@ -200,6 +202,7 @@ pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type S = drm_i915_gem_set_domain;
     let buffer = BufferId(arg.u32(at!(S, handle)));
+    userptr::make_ready(node, [buffer.0].into_iter())?;
     let request = BufferSetDomain {
         buffer,
         read_domains: arg.u32(at!(S, read_domains)),

@@ -24,14 +24,7 @@ pub(super) fn get_param(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     Ok(0)
 }
 
-/// `I915_PARAM_HAS_USERPTR_PROBE`.
-const HAS_USERPTR_PROBE: i32 = 56;
-
 fn parameter(node: &Node, param: i32) -> Outcome<i32> {
-    if param == HAS_USERPTR_PROBE {
-        // The broker has userptr, but for memfds; a program's own memory cannot be given to it yet.
-        return Ok(0);
-    }
     let cache = || PARAMETERS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(answer) = cache().get_or_insert_default().get(&param) {
         return *answer;

@@ -19,6 +19,7 @@ use crate::chain;
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
 use crate::user;
+use crate::userptr;
 
 const OBJECT_BYTES: usize = size_of::<drm_i915_gem_exec_object2>();
 const RELOCATION_BYTES: usize = size_of::<drm_i915_gem_relocation_entry>();
@@ -76,6 +77,7 @@ pub(super) fn execbuffer2(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
         relocations: &lists.relocations,
     };
     let handles = lists.objects.iter().map(|object| object.handle);
+    userptr::make_ready(node, handles.clone())?;
     node::with_buffers(node.id, |buffers| buffers.submitted(handles))?;
     let reply = node.connection.execbuf(&head, &sent, in_fence)?;
     lists.write_addresses(objects, &reply.offsets)?;

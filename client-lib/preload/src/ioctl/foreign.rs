@@ -130,7 +130,8 @@ fn wait_for(session: &Node, fd: BorrowedFd<'_>, write: bool) -> Outcome<()> {
     let request = Request::BufferSetDomain(request);
     let waited = ask_patiently(session, None, || is_idle(handle), request).map(drop);
     if ours {
-        share::release(session, handle.0);
+        // A handle that was made for a moment; a file that was closed meanwhile has none left.
+        let _ = share::close(session, handle.0);
     }
     waited
 }

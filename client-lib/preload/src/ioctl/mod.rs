@@ -12,6 +12,7 @@ mod foreign;
 mod query;
 mod share;
 mod syncobj;
+mod userptr;
 
 use std::ffi::c_int;
 use std::os::fd::{OwnedFd, RawFd};
@@ -25,6 +26,9 @@ use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
 use crate::tree::RENDER;
 use crate::verdict::Verdict;
+
+pub(crate) use buffer::is_idle;
+pub(crate) use share::close;
 
 /// The kernel reads the structure.
 const WRITE: u32 = 1;
@@ -164,7 +168,7 @@ fn driver(number: u32) -> Option<Call> {
         0x30 => both(buffer::get_caching),
         0x31 => both(device::reg_read),
         0x32 => both(context::reset_stats),
-        0x33 => both(buffer::userptr),
+        0x33 => both(userptr::create),
         0x34 => both(context::get_param),
         0x35 => both(context::set_param),
         // No performance counters.

@@ -10,10 +10,11 @@ use gpu_broker_client::protocol::object::{BufferExport, BufferImport, export_fla
 use gpu_broker_client::protocol::{BufferId, Reply, Request};
 use gpu_broker_uapi::drm::{drm_gem_close, drm_gem_flink, drm_gem_open, drm_prime_handle};
 
-use super::{ask, done, reply};
+use super::{ask, reply};
 use crate::arg::{Arg, at};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
+use crate::userptr;
 
 /// Names of buffers that a process may have given at once.
 const NAMES_MAX: usize = 4096;
@@ -24,13 +25,19 @@ static NAMES: Mutex<BTreeMap<u32, OwnedFd>> = Mutex::new(BTreeMap::new());
 
 pub(super) fn gem_close(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     let handle = arg.u32(at!(drm_gem_close, handle));
-    let request = Request::BufferClose(BufferOf { buffer: BufferId(handle) });
-    match done(node, request) {
+    let closed = userptr::close(node, handle).unwrap_or_else(|| close(node, handle));
+    match closed {
         // The one object whose unknown handle the kernel calls invalid.
         Err(Errno(libc::ENOENT)) => Err(Errno(libc::EINVAL)),
-        Err(errno) => Err(errno),
-        Ok(_) => node::with_buffers(node.id, |buffers| buffers.remove(handle)).map(|()| 0),
+        closed => closed.map(|()| 0),
     }
+}
+
+/// Closes a handle. It is forgotten first: as soon as the broker has closed it, another thread may
+/// get the same number.
+pub(crate) fn close(node: &Node, handle: u32) -> Outcome<()> {
+    node::with_buffers(node.id, |buffers| buffers.remove(handle))?;
+    ask(node, Request::BufferClose(BufferOf { buffer: BufferId(handle) })).map(drop)
 }
 
 pub(super) fn export(node: &Node, handle: u32, flags: u32) -> Outcome<OwnedFd> {
@@ -106,13 +113,4 @@ pub(super) fn open(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     arg.set_u32(at!(O, handle), made.buffer.0);
     arg.set_u64(at!(O, size), made.size);
     Ok(0)
-}
-
-/// Closes a handle that was made for a moment.
-pub(super) fn release(node: &Node, handle: u32) {
-    let request = Request::BufferClose(BufferOf { buffer: BufferId(handle) });
-    if done(node, request).is_ok() {
-        // A file that was closed meanwhile has no buffers left.
-        let _ = node::with_buffers(node.id, |buffers| buffers.remove(handle));
-    }
 }

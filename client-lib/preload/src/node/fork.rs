@@ -7,10 +7,12 @@ use std::sync::{MutexGuard, Once};
 use gpu_broker_client::Connection;
 
 use super::{Table, table};
+use crate::userptr;
 use crate::verdict::Inside;
 
 /// The table, held from before a fork to after it, so that the child finds it whole.
 struct Held {
+    userptr: Option<userptr::fork::Held>,
     table: MutexGuard<'static, Option<Table>>,
     _inside: Option<Inside>,
 }
@@ -37,16 +39,23 @@ extern "C" fn prepare() {
         files.map(|file| file.connection.clone()).collect()
     };
     connections.iter().for_each(Connection::share);
-    let held = Held { table: table(), _inside: inside };
+    let userptr = userptr::fork::prepare();
+    let held = Held { userptr, table: table(), _inside: inside };
     let _ = HELD.try_with(|place| place.replace(Some(held)));
 }
 
 extern "C" fn parent() {
-    let _ = HELD.try_with(RefCell::take);
+    let Ok(Some(held)) = HELD.try_with(RefCell::take) else { return };
+    if let Some(userptr) = held.userptr {
+        userptr.parent();
+    }
 }
 
 extern "C" fn child() {
     let Ok(Some(mut held)) = HELD.try_with(RefCell::take) else { return };
+    if let Some(userptr) = held.userptr.take() {
+        userptr.child();
+    }
     let Some(table) = held.table.as_mut() else { return };
     for file in table.files.values_mut() {
         let number = file.connection.as_fd().as_raw_fd();

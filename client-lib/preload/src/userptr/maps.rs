@@ -1,0 +1,223 @@
+//! What `/proc/self/maps` says about a range of addresses. Allocates nothing, so that it may be
+//! asked while an allocator waits for the answer.
+
+use std::ops::Range;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::ProtFlags;
+
+use crate::errno::Outcome;
+
+/// A piece of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Area {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) protection: ProtFlags,
+    /// Writes go to the file, or to whoever else has the memory.
+    pub(crate) shared: bool,
+    /// Where in its file it begins.
+    pub(crate) offset: u64,
+    pub(crate) file: FileName,
+    /// A memfd that was made for userptr, here or in a process that this one was forked from.
+    pub(crate) ours: bool,
+    /// A stack, device memory, huge pages or the kernel's own: nothing to be moved.
+    pub(crate) special: bool,
+}
+
+/// A file, as the kernel names it in maps; all 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileName {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) inode: u64,
+}
+
+/// The memfds' name, as the kernel shows it.
+const OURS: &str = "/memfd:gpu-broker-userptr ";
+/// Longest part of a line that is looked at: all but the end of a very long path.
+const LINE_BYTES: usize = 512;
+
+/// Calls `f` with the pieces of a range, in order and without a gap: each with what is mapped
+/// there, if anything is.
+///
+/// # Errors
+/// Those of `f`, which end it; the kernel's when procfs is not there.
+pub(crate) fn pieces(
+    range: Range<usize>,
+    mut f: impl FnMut(Range<usize>, Option<&Area>) -> Outcome<()>,
+) -> Outcome<()> {
+    let mut place = range.start;
+    each(|area| {
+        if area.end <= place || place >= range.end {
+            return Ok(());
+        }
+        if area.start > place {
+            f(place..area.start.min(range.end), None)?;
+            place = area.start;
+        }
+        if place < range.end {
+            let end = area.end.min(range.end);
+            f(place..end, Some(area))?;
+            place = end;
+        }
+        Ok(())
+    })?;
+    if place < range.end { f(place..range.end, None) } else { Ok(()) }
+}
+
+/// Calls `f` with everything that is mapped, in order.
+///
+/// # Errors
+/// As [`pieces`].
+pub(crate) fn each(mut f: impl FnMut(&Area) -> Outcome<()>) -> Outcome<()> {
+    let maps = rustix::fs::open("/proc/self/maps", OFlags::CLOEXEC, Mode::empty())?;
+    let mut line = Line { bytes: [0; LINE_BYTES], length: 0 };
+    let mut chunk = [0; 4096];
+    loop {
+        let read = match rustix::io::read(&maps, &mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        for byte in chunk.iter().take(read) {
+            if *byte != b'\n' {
+                line.push(*byte);
+                continue;
+            }
+            if let Some(area) = line.text().and_then(Area::parse) {
+                f(&area)?;
+            }
+            line.length = 0;
+        }
+    }
+}
+
+/// A line as it comes.
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    length: usize,
+}
+
+impl Line {
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        let bytes = self.bytes.get(..self.length)?;
+        // Paths need not be UTF-8; what comes before them is ASCII.
+        Some(match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
+        })
+    }
+}
+
+impl Area {
+    fn parse(line: &str) -> Option<Self> {
+        // start-end perms offset major:minor inode name
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let permissions = fields.next()?.as_bytes();
+        let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let inode = fields.next()?.parse().ok()?;
+        let name = fields.next().unwrap_or_default().trim_start();
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let device = |text| u32::from_str_radix(text, 16).ok();
+        let mut protection = ProtFlags::empty();
+        for (letter, flag) in
+            [(b'r', ProtFlags::READ), (b'w', ProtFlags::WRITE), (b'x', ProtFlags::EXEC)]
+        {
+            if permissions.contains(&letter) {
+                protection |= flag;
+            }
+        }
+        Some(Self {
+            start: number(start)?,
+            end: number(end)?,
+            protection,
+            shared: permissions.contains(&b's'),
+            offset,
+            file: FileName { major: device(major)?, minor: device(minor)?, inode },
+            ours: name.starts_with(OURS),
+            special: is_special(name),
+        })
+    }
+
+    /// Where in its file an address is that lies in the area.
+    pub(crate) fn offset_of(&self, address: usize) -> u64 {
+        self.offset + (address - self.start) as u64
+    }
+}
+
+fn is_special(name: &str) -> bool {
+    let prefixes = ["[stack", "[v", "/anon_hugepage", "/dev/"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("/dev/shm/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let line = "7f00-9f00 rw-s 00001000 00:01 99                /memfd:a b (deleted)";
+        let file = FileName { major: 0, minor: 1, inode: 99 };
+        let area = Area {
+            start: 0x7f00,
+            end: 0x9f00,
+            protection: ProtFlags::READ | ProtFlags::WRITE,
+            shared: true,
+            offset: 0x1000,
+            file,
+            ours: false,
+            special: false,
+        };
+        assert_eq!(Area::parse(line), Some(area));
+        assert_eq!(area.offset_of(0x8f00), 0x2000);
+        let heap = Area::parse("1000-2000 r-xp 00000000 00:00 0     [heap]").expect("a line");
+        assert_eq!((heap.protection, heap.shared), (ProtFlags::READ | ProtFlags::EXEC, false));
+        for name in ["[stack]", "[vdso]", "/dev/kvm", "/anon_hugepage (deleted)"] {
+            let line = format!("1000-2000 rw-p 00000000 00:00 0 {name}");
+            assert!(Area::parse(&line).expect("a line").special, "{name}");
+        }
+        assert!(!heap.special);
+        assert_eq!(Area::parse("nonsense"), None);
+        assert_eq!(Area::parse(""), None);
+    }
+
+    #[test]
+    fn a_range_comes_in_pieces_with_its_holes() {
+        let (bytes, both) = (5 * 4096, ProtFlags::READ | ProtFlags::WRITE);
+        let flags = rustix::mm::MapFlags::PRIVATE;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, both, flags) };
+        let start = start.expect("memory").expose_provenance();
+        let page = |n: usize| std::ptr::with_exposed_provenance_mut(start + n * 4096);
+        // SAFETY: a page of the mapping above, to which nothing refers.
+        unsafe { rustix::mm::munmap(page(1), 4096) }.expect("it is mapped");
+        // SAFETY: as above.
+        unsafe { rustix::mm::mprotect(page(3), 4096, rustix::mm::MprotectFlags::READ) }
+            .expect("it is mapped");
+        let mut seen = Vec::new();
+        pieces(start..start + bytes, |piece, area| {
+            let pages = (piece.start - start) / 4096..(piece.end - start) / 4096;
+            seen.push((pages, area.map(|area| area.protection)));
+            Ok(())
+        })
+        .expect("procfs is there");
+        let expected =
+            [(0..1, Some(both)), (1..2, None), (2..3, Some(both)), (3..4, Some(ProtFlags::READ))];
+        assert_eq!(seen.get(..4), Some(&expected[..]), "{seen:?}");
+        assert_eq!(seen.last().map(|(pages, _)| pages.end), Some(5));
+        // SAFETY: as above.
+        unsafe { rustix::mm::munmap(page(0), bytes) }.expect("it is mapped");
+    }
+}
