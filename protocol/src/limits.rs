@@ -23,7 +23,7 @@ pub const CONTEXTS_PER_SESSION_MAX: u32 = 4096;
 /// VM handles of one session.
 pub const VMS_PER_SESSION_MAX: u32 = 1024;
 /// Buffers of one session.
-pub const BUFFERS_PER_SESSION_MAX: u32 = 16 * 1024;
+pub const BUFFERS_PER_SESSION_MAX: u32 = 64 * 1024;
 /// Bytes of one buffer.
 pub const BUFFER_BYTES_MAX: u64 = 1 << 34;
 /// Bytes of all buffers of one session.

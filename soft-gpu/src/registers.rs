@@ -144,6 +144,15 @@ impl Registers {
         self.run_ticks = Some(ticks.into());
     }
 
+    /// The address of a register that a batch names relative to its engine. Gen11 has such
+    /// commands; Gen9 ignores the bit that says so, and has no register of an engine below the first
+    /// engine's. So an address from there on is whole, and one below can only be of a program that
+    /// takes this for Gen11, which its balanced batches (that cannot know their engine) rely on.
+    pub(crate) fn absolute(&self, address: u32) -> u32 {
+        let first = ENGINES[0].mmio_base;
+        if address < first { address + self.engine.mmio_base } else { address }
+    }
+
     pub(crate) fn set_engine(&mut self, engine: &EngineSpec) {
         self.engine = *engine;
     }

@@ -57,7 +57,7 @@ impl State {
         command.require(3)?;
         let disabled = command.header >> 8 & 0xf;
         for index in (1..command.dwords() as usize - 1).step_by(2) {
-            let register = register(command.dword(index));
+            let register = self.register(command.dword(index), command.bit(RELATIVE));
             let mut value = command.dword(index + 1);
             if disabled != 0 {
                 let mask = byte_mask(disabled);
@@ -76,7 +76,8 @@ impl State {
         bus: &Bus<'_>,
     ) -> Result<Flow, FaultCause> {
         command.require(3)?;
-        let (from, to) = (register(command.dword(1)), register(command.dword(2)));
+        let from = self.register(command.dword(1), command.bit(SOURCE_RELATIVE));
+        let to = self.register(command.dword(2), command.bit(RELATIVE));
         let value = self.read_register(from, bus);
         self.write_register(to, value, bus);
         Ok(Flow::Next)
@@ -91,7 +92,8 @@ impl State {
         command.require(4)?;
         let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let value = bus.read_u32(space, command.address(2, 4)?)?;
-        self.write_register(register(command.dword(1)), value, bus);
+        let register = self.register(command.dword(1), command.bit(RELATIVE));
+        self.write_register(register, value, bus);
         Ok(Flow::Next)
     }
 
@@ -108,9 +110,16 @@ impl State {
         }
         let Some(space) = self.reach(command.bit(22)) else { return Ok(Flow::Next) };
         let address = command.address(2, 4)?;
-        let value = self.read_register(register(command.dword(1)), bus);
+        let register = self.register(command.dword(1), command.bit(RELATIVE));
+        let value = self.read_register(register, bus);
         bus.write_u32(space, address, value)?;
         Ok(Flow::Next)
+    }
+
+    /// The register that an operand names.
+    fn register(&self, operand: u32, relative: bool) -> u32 {
+        let address = operand & ADDRESS;
+        if relative { self.registers.absolute(address) } else { address }
     }
 
     fn read_register(&mut self, register: u32, bus: &Bus<'_>) -> u32 {
@@ -144,10 +153,12 @@ impl State {
     }
 }
 
-/// Bits 22:2 of an operand are the register's address.
-fn register(operand: u32) -> u32 {
-    operand & 0x7f_fffc
-}
+/// Bits of an operand that are the register's address.
+const ADDRESS: u32 = 0x7f_fffc;
+/// Bit of the header that makes an operand relative to the engine, of two the destination.
+const RELATIVE: u32 = 19;
+/// The same of the source.
+const SOURCE_RELATIVE: u32 = 18;
 
 /// The bits of the bytes that `bytes` names.
 fn byte_mask(bytes: u32) -> u32 {
@@ -225,6 +236,37 @@ mod tests {
             assert_eq!(bench.general(1), 0x1_0000_abcd);
             assert_eq!(bench.memory.dword(DATA + 4), 1);
         }
+    }
+
+    /// A program that is told it has a Gen11 (IGT: INTEL_DEVID_OVERRIDE) need not know where it runs.
+    #[test]
+    fn registers_can_be_relative_to_the_engine() {
+        for kind in [EngineKind::Render, EngineKind::Copy, EngineKind::Video1] {
+            let mut bench = Bench::new(kind);
+            bench.memory.put(DATA, &[0xabcd]);
+            bench.complete(&[
+                0x1108_0001,
+                0x600,
+                7, // R0
+                0x150c_0001,
+                0x600,
+                0x608, // R1 = R0
+                0x1488_0002,
+                0x610,
+                D,
+                0, // R2 from memory
+                0x1208_0002,
+                0x610,
+                D + 4,
+                0, // R2 to memory
+            ]);
+            assert_eq!([0, 1, 2].map(|i| bench.general(i)), [7, 7, 0xabcd], "{kind:?}");
+            assert_eq!(bench.memory.dword(DATA + 4), 0xabcd);
+        }
+        // What Gen9 ignores the bit of: an address that is whole, and one without the bit.
+        let mut bench = render();
+        bench.complete(&[0x1108_0001, 0x2600, 9, 0x1100_0001, 0x608, 9]);
+        assert_eq!([0, 1].map(|i| bench.general(i)), [9, 0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The programs: what each is started with, and what must be seen of it. Every one runs as a user
 //! starts it, and in the sandbox, where no device node is in sight.
 
-use gpu_broker_tests::binaries;
+use gpu_broker_tests::{binaries, eventually};
 
 use super::sandbox;
 use super::{Said, Stage, VULKAN_DRIVER, installed};
@@ -13,9 +13,14 @@ macro_rules! igt_path {
     };
 }
 
-/// The workload of `gem_wsim`: an engine map, and steps that wait for each other. The program itself
-/// balances loads on Gen11 and later only.
+/// A workload of `gem_wsim`: an engine map, and steps that wait for each other.
 const WORKLOAD: &str = "M.1.RCS\n1.RCS.200-400.0.0\n2.BCS.300.-1.0\n2.BCS.100.0.1\n";
+
+/// Another: virtual engines of two, in several contexts, beside engines that are named. Steps wait
+/// for each other by buffers and by fences. No step names vcs1, which IGT counts as VCS2.
+const BALANCED: &str = "M.1.VCS\nB.1\nM.2.VCS1|VCS2\nB.2\nM.3.RCS\nM.4.VCS1|VCS2\nB.4\n\
+    1.DEFAULT.500-1000.0.0\n2.DEFAULT.500-1000.f-1.0\n2.VCS1.300.-1.0\n4.DEFAULT.1000.-2.0\n\
+    1.DEFAULT.1000.-1.0\n3.RCS.400.-2/-1.0\n2.DEFAULT.600.0.1\n";
 
 /// Where a program comes from.
 enum Origin {
@@ -71,6 +76,37 @@ const BENCHMARKS: &[Program] = &[
     igt(&["gem_blt", "-r", "1"]),
     Program { shows: &["workloads/s"], ..igt(&["gem_wsim", "-w", "workload", "-r", "5"]) },
 ];
+
+/// 512 sessions import buffers of another, which has 32 768, from fds that get old: 1024 each by
+/// itself, for which a process needs 524 801 fds. Where it may not have them, 32, for 16 897.
+const PRIME: &[&str] = &[
+    "/usr/bin/sh",
+    "-c",
+    "if ulimit -n 524802; then exec \"$0\"; else exec \"$0\" -a 32; fi",
+    concat!(igt_path!(), "prime_lookup"),
+];
+const LOOKUPS: Program =
+    Program { shows: &["estimated we need", " us\n"], ..debian("intel-gpu-tools", PRIME) };
+
+/// Three clients, twenty times [`BALANCED`]. The program balances loads on Gen11 and later only,
+/// where a batch need not know on which engine it runs; so it is told that this is one.
+const BALANCES: &[Program] = &[Program {
+    shows: &["workloads/s"],
+    ..debian(
+        "intel-gpu-tools",
+        &[
+            "/usr/bin/env",
+            "INTEL_DEVID_OVERRIDE=0x8a52",
+            concat!(igt_path!(), "gem_wsim"),
+            "-w",
+            "balanced",
+            "-r",
+            "20",
+            "-c",
+            "3",
+        ],
+    )
+}];
 
 /// Those that measure for longer, whatever one asks for.
 const SLOW: &[Program] = &[
@@ -174,31 +210,53 @@ enum Where {
     Sandbox,
 }
 
-/// Runs all of them, and sees that nothing of them is left in the daemon.
-fn all_of(programs: &[Program], place: Where) {
-    let mut stage = match place {
-        Where::Plain => Stage::new(),
-        Where::Sandbox => sandbox::open_to_all(),
-    };
-    std::fs::write(stage.runtime.path().join("workload"), WORKLOAD).expect("it is ours");
-    installed(VULKAN_DRIVER, "mesa-vulkan-drivers");
-    let before = stage.daemon.footprint();
-    for program in programs {
-        let words = program.command(&stage);
+/// A daemon, and where programs are run on it.
+struct Runs {
+    stage: Stage,
+    place: Where,
+}
+
+impl Runs {
+    fn new(place: Where) -> Self {
+        let stage = match place {
+            Where::Plain => Stage::new(),
+            Where::Sandbox => sandbox::open_to_all(),
+        };
+        for (name, steps) in [("workload", WORKLOAD), ("balanced", BALANCED)] {
+            std::fs::write(stage.runtime.path().join(name), steps).expect("it is ours");
+        }
+        installed(VULKAN_DRIVER, "mesa-vulkan-drivers");
+        Self { stage, place }
+    }
+
+    /// Runs one, and judges it.
+    #[track_caller]
+    fn run(&mut self, program: &Program) {
+        let words = program.command(&self.stage);
         eprintln!("{}", words.join(" "));
-        let told = match place {
-            Where::Plain => stage.run(&words[0], &words[1..]),
-            Where::Sandbox => sandbox::without_a_node(&stage, &words),
+        let told = match self.place {
+            Where::Plain => self.stage.run(&words[0], &words[1..]),
+            Where::Sandbox => sandbox::without_a_node(&self.stage, &words),
         };
         program.judge(&told);
         // A process that ends closes fds of syncobjs after its sessions; they are found when others
         // end.
         for _ in 0..32 {
-            drop(stage.daemon.client("passer-by"));
+            drop(self.stage.daemon.client("passer-by"));
         }
-        stage.daemon.settles_to(&before);
-        stage.daemon.assert_unharmed();
+        self.stage.daemon.assert_unharmed();
     }
+}
+
+/// Runs all of them, and sees that nothing of them is left in the daemon.
+fn all_of(programs: &[Program], place: Where) -> Stage {
+    let mut runs = Runs::new(place);
+    let before = runs.stage.daemon.footprint();
+    for program in programs {
+        runs.run(program);
+        runs.stage.daemon.settles_to(&before);
+    }
+    runs.stage
 }
 
 #[test]
@@ -209,6 +267,52 @@ fn benchmarks_complete() {
 #[test]
 fn benchmarks_complete_in_the_sandbox() {
     all_of(BENCHMARKS, Where::Sandbox);
+}
+
+/// The work is done, for as long as it was to take, and the broker has spread it.
+#[track_caller]
+fn balanced(stage: &Stage) {
+    let engines = stage.daemon.status().engines;
+    let of = |name: &str| engines.iter().find(|engine| engine.name == name).expect("Kaby Lake GT3");
+    let done = engines.iter().map(|engine| engine.completed).sum::<u64>();
+    assert_eq!(done, 3 * 20 * 7, "{engines:?}");
+    assert_eq!(of("rcs0").completed, 3 * 20);
+    assert!(of("vcs0").completed > 0 && of("vcs1").completed > 0, "{engines:?}");
+    // Ticks of the GPU's clock, which the batches count themselves: 400 µs each.
+    assert!(of("rcs0").busy_ns > 3 * 20 * 390_000, "{engines:?}");
+}
+
+#[test]
+fn a_workload_is_balanced() {
+    balanced(&all_of(BALANCES, Where::Plain));
+}
+
+#[test]
+fn a_workload_is_balanced_in_the_sandbox() {
+    balanced(&all_of(BALANCES, Where::Sandbox));
+}
+
+/// The allocator keeps much of what it once had for so many buffers; a second run leaves no more.
+fn lookups(place: Where) {
+    let mut runs = Runs::new(place);
+    let alone = runs.stage.daemon.status().daemon.sessions;
+    runs.run(&LOOKUPS);
+    eventually("the sessions end", || {
+        (runs.stage.daemon.status().daemon.sessions == alone).then_some(())
+    });
+    let before = runs.stage.daemon.footprint();
+    runs.run(&LOOKUPS);
+    runs.stage.daemon.settles_to(&before);
+}
+
+#[test]
+fn lookups_of_many_buffers_complete() {
+    lookups(Where::Plain);
+}
+
+#[test]
+fn lookups_of_many_buffers_complete_in_the_sandbox() {
+    lookups(Where::Sandbox);
 }
 
 #[test]
