@@ -145,6 +145,13 @@ pub(crate) unsafe fn munmap(address: *mut c_void, length: usize) -> c_int {
 }
 
 /// # Safety
+/// As mprotect(2).
+pub(crate) unsafe fn mprotect(address: *mut c_void, length: usize, protection: c_int) -> c_int {
+    // SAFETY: the caller answers for what may be done with the memory then.
+    int(unsafe { libc::syscall(libc::SYS_mprotect, address, length, protection) })
+}
+
+/// # Safety
 /// As madvise(2).
 pub(crate) unsafe fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int {
     // SAFETY: the caller answers for what the advice does to contents.

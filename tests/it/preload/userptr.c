@@ -277,6 +277,13 @@ static void changes(void) {
     CHECK(memory[0] == 0);
     handle = made(memory, 4 * PAGE);
     CHECK(stored(handle, 0, 7) == 0 && memory[0] == 7 && memory[1] == 0);
+    /* Without a buffer over it, it is what the kernel thinks the program has. */
+    uint32_t beside = made(memory + 3 * 1024, PAGE), *last = memory + 3 * 1024;
+    CHECK(stored(beside, 0, 1) == 0 && gem_close(handle) == 0 && gem_close(beside) == 0);
+    CHECK(last[0] == 1 && syscall(SYS_madvise, memory, 4 * PAGE, MADV_DONTNEED) == 0);
+    CHECK(memory[0] == 0 && last[0] == 0);
+    handle = made(memory, 4 * PAGE);
+    CHECK(stored(handle, 0, 7) == 0 && memory[0] == 7 && memory[1] == 0);
     /* Given up: zeros, and the GPU has the same page. */
     CHECK(madvise(memory, 2 * PAGE, MADV_DONTNEED) == 0 && memory[0] == 0);
     CHECK(stored(handle, 4, 8) == 0 && memory[0] == 0 && memory[1] == 8);
@@ -431,6 +438,147 @@ static void closes(void) {
     CHECK(gem_close(next) == 0 && memory[2] == 10);
 }
 
+static void *stores(void *handle) {
+    CHECK(stored(*(uint32_t *)handle, 8, 3) == 0);
+    return NULL;
+}
+
+/* Work on pages that were unmapped does not reach what is mapped there now. */
+static void waits(void) {
+    uint32_t *memory = mapped(PAGE), spin = batch;
+    volatile uint32_t *spins = commands;
+    uint32_t handle = made(memory, PAGE);
+    /* MI_SEMAPHORE_WAIT until the batch's own last dword is 1, then a store. */
+    const uint32_t wait[] = {0x0e00c002, 1, 0x20000ffc, 0, 0x10000002, 0x10000004, 0, 9, 0x05000000, 0};
+    for (size_t n = 0; n < sizeof wait / sizeof *wait; n++) spins[n] = wait[n];
+    struct drm_i915_gem_exec_object2 objects[2] = {
+        {.handle = handle, .offset = 0x10000000, .flags = EXEC_OBJECT_PINNED | EXEC_OBJECT_WRITE},
+        {.handle = spin, .offset = 0x20000000, .flags = EXEC_OBJECT_PINNED},
+    };
+    struct drm_i915_gem_execbuffer2 execbuf = {
+        .buffers_ptr = (uintptr_t)objects, .buffer_count = 2, .flags = I915_EXEC_NO_RELOC};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf) == 0);
+    CHECK(munmap(memory, PAGE) == 0);
+    CHECK(mmap(memory, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+               -1, 0) == memory);
+    AT(memory, 4) = 77;
+    struct drm_i915_gem_create create = {.size = PAGE};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0);
+    struct drm_i915_gem_mmap_offset where = {.handle = create.handle, .flags = I915_MMAP_OFFSET_WB};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
+    batch = create.handle;
+    commands = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, stores, &handle) == 0);
+    /* Long enough for it to go wrong, if it did not wait. */
+    usleep(200000);
+    spins[1023] = 1;
+    CHECK(pthread_join(other, NULL) == 0);
+    waited(spin);
+    CHECK(AT(memory, 4) == 77 && AT(memory, 8) == 3);
+}
+
+/* Calls itself until the stack is so many bytes deeper. */
+static __attribute__((noinline)) unsigned deeper(size_t bytes) {
+    volatile char block[2 * PAGE];
+    for (size_t n = 0; n < sizeof block; n++) block[n] = n;
+    unsigned below = bytes > sizeof block ? deeper(bytes - sizeof block) : 0;
+    return below + block[5];
+}
+
+/* Memory on the stack, also on the page of the calls that are made meanwhile, in this thread's and in
+ * another's; and a fork on such a stack. */
+static void *on_stack(void *next) {
+    volatile uint32_t words[3 * 1024];
+    for (int n = 0; n < 3 * 1024; n++) words[n] = n;
+    char *low = (char *)((uintptr_t)__builtin_frame_address(0) & ~(PAGE - 1)) - 4 * PAGE;
+    uint32_t handle = made(low, 6 * PAGE);
+    for (int round = 0; round < 3; round++) {
+        for (int n = 0; n < 3 * 1024; n += 100) {
+            CHECK(stored(handle, (char *)&words[n] - low, n + round) == 0);
+            CHECK(words[n] == (uint32_t)(n + round) && words[n + 1] == (uint32_t)(n + 1));
+        }
+        CHECK(deeper(1 << 20) > 0);
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (int n = 0; n < 3 * 1024; n++) words[n] = 1;
+            CHECK(deeper(1 << 20) > 0);
+            _exit(0);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        CHECK(words[0] == (uint32_t)round && words[100] == (uint32_t)(100 + round));
+    }
+    CHECK(gem_close(handle) == 0 && words[200] == 202 && words[201] == 201);
+    pthread_t other;
+    if (next) CHECK(pthread_create(&other, NULL, on_stack, NULL) == 0 && pthread_join(other, NULL) == 0);
+    return NULL;
+}
+
+static void stacks(void) {
+    on_stack(&fd);
+}
+
+static void protects(void) {
+    uint32_t *memory = mapped(2 * PAGE);
+    uint32_t handle = made(memory, 2 * PAGE);
+    CHECK(stored(handle, 0, 1) == 0);
+    CHECK(mprotect(memory + 1024, PAGE, PROT_READ) == 0);
+    FAILS(stored(handle, 0, 2), EFAULT);
+    CHECK(mprotect(memory + 1024, PAGE, PROT_READ | PROT_WRITE) == 0);
+    CHECK(stored(handle, 0, 3) == 0 && memory[0] == 3);
+}
+
+/* One page here and there: as many as there may be memfds, and then no more until some are closed. */
+static void scattered(void) {
+    enum { STEP = 64 << 20, MANY = 300, MOST = 256 };
+    uint32_t handles[MANY];
+    int count = 0;
+    char *room = mmap(NULL, (size_t)STEP * MANY, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(room != MAP_FAILED);
+    for (; count < MANY; count++) {
+        char *page = room + (size_t)STEP * count;
+        CHECK(mprotect(page, PAGE, PROT_READ | PROT_WRITE) == 0);
+        if (userptr(page, PAGE, 0, &handles[count]) == -1) break;
+        CHECK(stored(handles[count], 0, count + 1) == 0 && AT(page, 0) == (uint32_t)count + 1);
+    }
+    CHECK(errno == ENOMEM && count == MOST);
+    /* None of them is the program's to close. */
+    close_range(300, ~0u, 0);
+    CHECK(stored(handles[9], 4, 5) == 0 && AT(room + 9ul * STEP, 4) == 5);
+    for (int n = 0; n < count; n++) CHECK(gem_close(handles[n]) == 0);
+    for (int n = 0; n < count; n++) CHECK(AT(room + (size_t)STEP * n, 0) == (uint32_t)n + 1);
+    char *last = room + (size_t)STEP * (MANY - 1);
+    CHECK(mprotect(last, PAGE, PROT_READ | PROT_WRITE) == 0);
+    CHECK(stored(made(last, PAGE), 0, 6) == 0 && AT(last, 0) == 6);
+}
+
+/* A child closes its parent's buffer, and makes another one with the same number. */
+static void numbers(void) {
+    uint32_t *memory = mapped(PAGE);
+    uint32_t handle = made(memory, PAGE);
+    CHECK(stored(handle, 0, 1) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct drm_i915_gem_create create = {.size = PAGE};
+        FAILS(stored(handle, 0, 2), EFAULT);
+        CHECK(gem_close(handle) == 0);
+        CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0 && create.handle == handle);
+    } else {
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    struct drm_i915_gem_mmap_offset where = {.handle = handle, .flags = I915_MMAP_OFFSET_WB};
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
+    uint32_t *word = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
+    CHECK(word != MAP_FAILED && stored(handle, 0, 3) == 0 && word[0] == 3 && memory[0] == 1);
+    if (child == 0) _exit(0);
+    memory[0] = 4;
+    CHECK(gem_close(handle) == 0 && memory[0] == 4);
+}
+
 int main(int count, char **arguments) {
     const char *mode = count > 1 ? arguments[1] : "";
     opened();
@@ -441,6 +589,11 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "forks")) forks();
     else if (!strcmp(mode, "threads")) threads();
     else if (!strcmp(mode, "closes")) closes();
+    else if (!strcmp(mode, "waits")) waits();
+    else if (!strcmp(mode, "stacks")) stacks();
+    else if (!strcmp(mode, "protects")) protects();
+    else if (!strcmp(mode, "scattered")) scattered();
+    else if (!strcmp(mode, "numbers")) numbers();
     else return 2;
     puts("done");
     return 0;

@@ -47,3 +47,28 @@ fn threads_make_use_and_close_buffers_at_once() {
 fn work_reaches_memory_whose_buffer_was_closed_before() {
     holds("closes");
 }
+
+#[test]
+fn work_on_memory_that_is_gone_does_not_reach_what_comes_after_it() {
+    holds("waits");
+}
+
+#[test]
+fn memory_on_a_stack_is_memory() {
+    holds("stacks");
+}
+
+#[test]
+fn what_may_be_done_with_memory_is_looked_at_again_when_it_changes() {
+    holds("protects");
+}
+
+#[test]
+fn there_are_as_many_memfds_as_there_may_be() {
+    holds("scattered");
+}
+
+#[test]
+fn a_number_that_another_process_uses_anew_is_the_new_buffer() {
+    holds("numbers");
+}

@@ -73,6 +73,15 @@ interpose! {
         }
         result
     }
+    /// Changes what may be done with memory, which the GPU may have.
+    fn mprotect(address: *mut c_void, length: usize, protection: c_int) -> c_int {
+        // SAFETY: the program's own arguments to the same function.
+        let result = unsafe { real::mprotect(address, length, protection) };
+        if result == 0 {
+            watch::changed(address.addr(), length);
+        }
+        result
+    }
     /// Moves and resizes memory, which the GPU may have. The last argument counts with a flag only.
     fn mremap(
         old: *mut c_void,

@@ -1,6 +1,7 @@
 //! A memfd behind a part of the address space: the page at an address lies at the address's distance
 //! from the arena's base, so that all userptr buffers over a page share it.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -21,6 +22,8 @@ const GRAIN: usize = 64 << 20;
 const BELOW_MAX: usize = 256 << 20;
 /// Bytes that are moved at once: what another thread writes meanwhile, some microseconds, is lost.
 const STEP: usize = 64 << 10;
+/// Whether memory may be moved that the stack of the thread lies in that moves it.
+pub(super) const MOVES_OWN_STACK: bool = cfg!(target_arch = "x86_64");
 
 /// Some addresses and the memfd that is theirs.
 #[derive(Debug)]
@@ -113,40 +116,81 @@ impl Arena {
     }
 
     /// Moves private memory behind the memfd, at the same address. A thread that reads finds the
-    /// contents at every moment; what one writes between the copy of its page and the replacement is
-    /// lost.
+    /// contents at every moment; what another one writes between the copy of its page and the
+    /// replacement is lost. This thread's stack may be there: it writes nothing in between.
     ///
     /// # Errors
     /// EFAULT, ENOMEM. What was moved until then stays so, with its contents.
     pub(super) fn take(&self, range: &Range<usize>, protection: ProtFlags) -> Outcome<()> {
+        let _quiet = Quiet::begin();
+        let last = range.end - PAGE;
         let mut at = range.start;
         while at < range.end {
-            let bytes = STEP.min(range.end - at);
-            self.copy_in(at, bytes)?;
-            self.replace(at..at + bytes, protection, MapFlags::SHARED)?;
-            at += bytes;
+            // The first and the last page are those that others may have things on.
+            let end =
+                if at == range.start { at + PAGE } else { (at + STEP).min(last.max(at + PAGE)) };
+            self.step(at, end.min(range.end) - at, protection)?;
+            at = end;
         }
         keep_apart(range);
         Ok(())
     }
 
-    fn copy_in(&self, start: usize, bytes: usize) -> Outcome<()> {
-        let mut done = 0;
-        while done < bytes {
-            let place =
-                i64::try_from(self.offset(start + done)).map_err(|_| Errno(libc::EFAULT))?;
-            let source = pointer(start + done).cast_const();
-            // SAFETY: the kernel checks the memory, and only reads it.
-            let copied = unsafe { libc::pwrite(self.fd.as_raw_fd(), source, bytes - done, place) };
-            match usize::try_from(copied) {
-                Ok(0) => return Err(Errno(libc::EFAULT)),
-                Ok(copied) => done += copied,
-                Err(_) if Errno::last() == Errno(libc::EINTR) => {}
-                Err(_) if Errno::last() == Errno(libc::ENOSPC) => return Err(Errno(libc::ENOMEM)),
-                Err(_) => return Err(Errno::last()),
-            }
+    /// Copies memory into the memfd and maps that in its place, and writes no memory in between.
+    #[cfg(target_arch = "x86_64")]
+    fn step(&self, start: usize, bytes: usize, protection: ProtFlags) -> Outcome<()> {
+        let fd = i64::from(self.fd.as_raw_fd());
+        let result: i64;
+        // SAFETY: pwrite64, whose memory the kernel checks and only reads, and when that has copied
+        // all, mmap. What is replaced is memory of the program by a mapping with the same contents.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                "cmp rax, rdx",
+                "jne 2f",
+                "mov rdi, rsi",
+                "mov rsi, rdx",
+                "mov rdx, r13",
+                "mov r10, r14",
+                "mov eax, r12d",
+                "syscall",
+                "2:",
+                inout("rax") libc::SYS_pwrite64 => result,
+                inout("rdi") fd => _,
+                inout("rsi") start => _,
+                inout("rdx") bytes => _,
+                inout("r10") self.offset(start) => _,
+                in("r8") fd,
+                in("r9") self.offset(start),
+                in("r12") libc::SYS_mmap,
+                in("r13") u64::from(protection.bits()),
+                in("r14") i64::from(libc::MAP_SHARED | libc::MAP_FIXED),
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
         }
-        Ok(())
+        let refused = |errno| if errno == libc::ENOSPC { libc::ENOMEM } else { errno };
+        match usize::try_from(result) {
+            Ok(place) if place == start => Ok(()),
+            // Copied in part: the rest is not there.
+            Ok(_) => Err(Errno(libc::EFAULT)),
+            Err(_) => Err(Errno(i32::try_from(-result).map_or(libc::EIO, refused))),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn step(&self, start: usize, bytes: usize, protection: ProtFlags) -> Outcome<()> {
+        let place = i64::try_from(self.offset(start)).map_err(|_| Errno(libc::EFAULT))?;
+        // SAFETY: the kernel checks the memory, and only reads it.
+        let copied = unsafe { libc::pwrite(self.fd.as_raw_fd(), pointer(start), bytes, place) };
+        match usize::try_from(copied) {
+            Ok(copied) if copied == bytes => {
+                self.replace(start..start + bytes, protection, MapFlags::SHARED)
+            }
+            Ok(_) => Err(Errno(libc::EFAULT)),
+            Err(_) => Err(Errno::last()),
+        }
     }
 
     fn replace(&self, range: Range<usize>, how: ProtFlags, kind: MapFlags) -> Outcome<()> {
@@ -180,6 +224,29 @@ impl Arena {
     /// Gives the memfd's pages back.
     pub(super) fn punch(&self, range: &Range<usize>) {
         watch::punch(self.fd(), self.offset(range.start), (range.end - range.start) as u64);
+    }
+}
+
+/// This thread handles no signals: a handler writes, too.
+struct Quiet(libc::sigset_t);
+
+impl Quiet {
+    fn begin() -> Self {
+        let mut all = MaybeUninit::uninit();
+        // SAFETY: fills the set.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: the one set was filled above, the other is filled by the call, which cannot fail.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: as above.
+        Self(unsafe { before.assume_init() })
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // SAFETY: the set that was in force.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }
 

@@ -22,7 +22,9 @@ pub(crate) struct Area {
     pub(crate) file: FileName,
     /// A memfd that was made for userptr, here or in a process that this one was forked from.
     pub(crate) ours: bool,
-    /// A stack, device memory, huge pages or the kernel's own: nothing to be moved.
+    /// A stack that grows down: its lowest page must stay what it is.
+    pub(crate) stack: bool,
+    /// Device memory, huge pages or the kernel's own: nothing to be moved.
     pub(crate) special: bool,
 }
 
@@ -147,6 +149,7 @@ impl Area {
             offset,
             file: FileName { major: device(major)?, minor: device(minor)?, inode },
             ours: name.starts_with(OURS),
+            stack: name.starts_with("[stack"),
             special: is_special(name),
         })
     }
@@ -158,7 +161,7 @@ impl Area {
 }
 
 fn is_special(name: &str) -> bool {
-    let prefixes = ["[stack", "[v", "/anon_hugepage", "/dev/"];
+    let prefixes = ["[v", "/anon_hugepage", "/dev/"];
     prefixes.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("/dev/shm/")
 }
 
@@ -178,17 +181,19 @@ mod tests {
             offset: 0x1000,
             file,
             ours: false,
+            stack: false,
             special: false,
         };
         assert_eq!(Area::parse(line), Some(area));
         assert_eq!(area.offset_of(0x8f00), 0x2000);
         let heap = Area::parse("1000-2000 r-xp 00000000 00:00 0     [heap]").expect("a line");
         assert_eq!((heap.protection, heap.shared), (ProtFlags::READ | ProtFlags::EXEC, false));
-        for name in ["[stack]", "[vdso]", "/dev/kvm", "/anon_hugepage (deleted)"] {
+        for name in ["[vdso]", "/dev/kvm", "/anon_hugepage (deleted)"] {
             let line = format!("1000-2000 rw-p 00000000 00:00 0 {name}");
             assert!(Area::parse(&line).expect("a line").special, "{name}");
         }
-        assert!(!heap.special);
+        assert!(!heap.special && !heap.stack);
+        assert!(Area::parse("1000-2000 rw-p 00000000 00:00 0 [stack]").expect("a line").stack);
         assert_eq!(Area::parse("nonsense"), None);
         assert_eq!(Area::parse(""), None);
     }

@@ -8,10 +8,10 @@
 //! EFAULT. What is mapped is never assumed from records alone, but looked up ([`maps`]), because
 //! programs unmap memory by system calls of their own, and the C library does.
 //!
-//! What differs from the kernel: shared mappings and the main thread's stack cannot be moved and are
-//! EFAULT; a write that another thread makes in the microseconds in which its page is moved is lost;
-//! memory that the C library itself unmaps (`free`) while a buffer is over it is only missed when
-//! that buffer, or a neighbour, is made or used after another change there.
+//! What differs from the kernel: shared mappings cannot be moved and are EFAULT; a write that another
+//! thread makes in the microseconds in which its page is moved is lost; memory that the C library
+//! itself unmaps (`free`) while a buffer is over it is only missed when that buffer, or a neighbour,
+//! is made or used after another change there.
 
 mod arena;
 pub(crate) mod fork;
@@ -33,7 +33,7 @@ use rustix::mm::ProtFlags;
 use crate::errno::{Errno, Outcome};
 use crate::ioctl::{self, ask, ask_patiently, is_idle, reply};
 use crate::node::{self, FileId, Node};
-use arena::{Arena, overlap};
+use arena::{Arena, MOVES_OWN_STACK, overlap};
 use maps::Area;
 
 const FAULT: Errno = Errno(libc::EFAULT);
@@ -58,6 +58,13 @@ struct Handle {
     closing: bool,
     /// Made by the parent of this process, over the parent's memory.
     foreign: bool,
+}
+
+impl Handle {
+    /// Whether the GPU may be told to use it as it is.
+    fn is_settled(&self) -> bool {
+        self.ready && !self.closing && !self.foreign
+    }
 }
 
 struct State {
@@ -118,7 +125,17 @@ pub(crate) fn create(node: &Node, range: Range<usize>, flags: u32) -> Outcome<Bu
 
 /// Whether a handle is of a userptr buffer.
 pub(crate) fn is_one(node: &Node, handle: u32) -> bool {
-    COUNT.load(Ordering::Relaxed) != 0 && state().handles.contains_key(&(node.id, handle))
+    COUNT.load(Ordering::Relaxed) != 0
+        && state().handles.contains_key(&(node.id, handle))
+        && is_still(node, handle)
+}
+
+/// Whether a handle of which there is a record is still that of a userptr buffer. Another process that
+/// has the session may have closed it, and made another one of the same number.
+fn is_still(node: &Node, handle: u32) -> bool {
+    let (buffer, offset, length, timeout_ns) = (BufferId(handle), 0, 0, 0);
+    let nothing = UserptrInvalidate { buffer, offset, length, timeout_ns };
+    !node.connection.is_shared() || ask(node, Request::UserptrInvalidate(nothing)).is_ok()
 }
 
 /// Sees to it that the pages of those handles that are userptr buffers are the program's of now.
@@ -133,14 +150,30 @@ pub(crate) fn make_ready(node: &Node, handles: impl Iterator<Item = u32>) -> Out
     }
     let mut state = state();
     state.notice_changes();
-    for handle in handles {
-        let key = (node.id, handle);
-        match state.handles.get(&key) {
-            Some(handle) if handle.foreign => return Err(FAULT),
-            Some(handle) if handle.closing => return Err(Errno(libc::ENOENT)),
-            Some(handle) if !handle.ready => state.adopt(key)?,
-            Some(_) | None => {}
+    let of_file = state.handles.range((node.id, 0)..=(node.id, u32::MAX));
+    if of_file.map(|(_, handle)| handle).all(Handle::is_settled) {
+        return Ok(());
+    }
+    for number in handles {
+        let key = (node.id, number);
+        let unsettled = state.handles.get(&key).filter(|handle| !handle.is_settled());
+        let Some((foreign, closing)) = unsettled.map(|handle| (handle.foreign, handle.closing))
+        else {
+            continue;
+        };
+        if foreign || node.connection.is_shared() {
+            if !is_still(node, number) {
+                state.release(key);
+                continue;
+            }
+            if foreign {
+                return Err(FAULT);
+            }
         }
+        if closing {
+            return Err(Errno(libc::ENOENT));
+        }
+        state.adopt(key)?;
     }
     Ok(())
 }
@@ -214,10 +247,9 @@ fn judge(
     if area.shared {
         return if arena.is_at(piece.start, area) { Ok(None) } else { Err(FAULT) };
     }
-    // Our own frames lie on it: they change while they are copied.
     let here = std::ptr::from_ref(&needed).addr();
-    let page = here - here % 4096;
-    if area.special || overlap(piece, &(page..page + 4096)) {
+    let own_stack = !MOVES_OWN_STACK && piece.contains(&(here - here % 4096));
+    if area.special || own_stack || (area.stack && piece.start == area.start) {
         return Err(FAULT);
     }
     Ok(Some(area.protection))
@@ -261,6 +293,7 @@ impl State {
     fn adopt(&mut self, key: Key) -> Outcome<()> {
         let Some(handle) = self.handles.get(&key).cloned() else { return Ok(()) };
         let arena = self.arenas.get(&handle.arena).ok_or(Errno(libc::EIO))?;
+        deepen_stack();
         let mut moving = Vec::new();
         maps::pieces(handle.range.clone(), |piece, area| {
             if let Some(protection) = judge(arena, handle.read_only, &piece, area)? {
@@ -363,6 +396,13 @@ impl State {
             self.arenas.remove(&slot);
         }
     }
+}
+
+/// Makes the stack reach far below what the program has on it, so that its lowest page, from which it
+/// grows, is not the program's.
+#[inline(never)]
+fn deepen_stack() {
+    std::hint::black_box([0_u8; 64 << 10]);
 }
 
 /// What of a range lies outside of another.

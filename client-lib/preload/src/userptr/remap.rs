@@ -78,7 +78,7 @@ impl Remap {
         }
         let copied = fill(fresh, from, old_size.min(size));
         // SAFETY: the new memory, to which no reference is left.
-        unsafe { libc::mprotect(fresh, size, protection) };
+        unsafe { real::mprotect(fresh, size, protection) };
         if let Err(errno) = copied {
             // SAFETY: as above; nobody knows of it yet.
             unsafe { real::munmap(fresh, size) };
