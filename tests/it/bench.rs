@@ -18,6 +18,8 @@ const FIGURES: &[(&str, bool)] = &[
     ("userptr_invalidate", true),
     ("userptr_repin", true),
     ("userptr_register_per_mib", true),
+    ("gem_exec_nop", true),
+    ("gem_create", true),
     ("execbuf_rate_1", false),
     ("execbuf_rate_16", false),
     ("execbuf_rate_128", false),

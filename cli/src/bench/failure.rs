@@ -22,6 +22,8 @@ pub(super) enum Failure {
     },
     /// The daemon under test did not come up; the sentence says why.
     Start(String),
+    /// What it is measured with is not installed; the row says so.
+    Missing(&'static str),
     /// A measurement came to nothing.
     Unexpected(&'static str),
 }
@@ -44,7 +46,7 @@ impl Display for Failure {
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
             Self::Broker { doing, source } => write!(f, "{doing}: {source}"),
             Self::Start(sentence) => f.write_str(sentence),
-            Self::Unexpected(what) => f.write_str(what),
+            Self::Unexpected(what) | Self::Missing(what) => f.write_str(what),
         }
     }
 }
@@ -54,7 +56,7 @@ impl std::error::Error for Failure {
         match self {
             Self::Io { source, .. } => Some(source),
             Self::Broker { source, .. } => Some(source),
-            Self::Start(_) | Self::Unexpected(_) => None,
+            Self::Start(_) | Self::Unexpected(_) | Self::Missing(_) => None,
         }
     }
 }

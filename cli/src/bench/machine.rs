@@ -27,10 +27,11 @@ pub(super) fn page(cores: &Cores, seconds: u32, table: &str) -> String {
 
 Written by the program, never by hand:
 
-    cargo run --release -- bench --seconds {seconds} --markdown > tests/BENCHMARKS.md
+    cargo build --release --workspace
+    target/release/gpu-broker bench --seconds {seconds} --markdown > tests/BENCHMARKS.md
     tests/vm/run cost >> tests/BENCHMARKS.md
 
-`cargo run --release -- bench --only NAME` measures one row alone; its name is in the last column.
+`gpu-broker bench --only NAME` measures one row alone; its name is in the last column.
 
 Machine: {machine}.
 
@@ -39,6 +40,9 @@ Machine: {machine}.
   client library, its encoding and decoding included.
 - Rates: the daemon is on processor {server}; on processor {clients} one thread keeps one EXECBUF of each client
   under way, except where the row says a thread for each.
+- Programs of intel-gpu-tools run through the preload library, pinned to processor {server} too, for two seconds
+  at a time. They measure in a child that they fork, so every request also takes and returns the lock that
+  says whose turn it is in a session of several processes.
 - Neighbours: the daemon is on processor {server}, the clients are on processor {clients}. The flooding client sends
   EXECBUFs as fast as the socket takes them and reads replies only to make room.
 - Sharing and processor time: engine time is what USAGE says, processor time that of all threads of the

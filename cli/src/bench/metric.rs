@@ -38,6 +38,10 @@ pub(super) enum Metric {
     UserptrRepin,
     /// USERPTR_CREATE.
     UserptrRegisterPerMib,
+    /// EXECBUFFER2 of an unmodified program.
+    GemExecNop,
+    /// GEM_CREATE, SET_DOMAIN and GEM_CLOSE of an unmodified program.
+    GemCreate,
     /// EXECBUF of one client.
     #[value(name = "execbuf_rate_1")]
     ExecbufRate1,
@@ -138,6 +142,12 @@ impl Metric {
             Self::UserptrRegisterPerMib => {
                 "USERPTR_CREATE of 64 MiB and the first EXECBUF, per MiB"
             }
+            Self::GemExecNop => {
+                "`gem_exec_nop` (intel-gpu-tools) through the preload: EXECBUFFER2, 2 buffers"
+            }
+            Self::GemCreate => {
+                "`gem_create` (the same): GEM_CREATE, SET_DOMAIN and GEM_CLOSE, each"
+            }
             Self::ExecbufRate1 => "EXECBUF, 1 client",
             Self::ExecbufRate16 => "EXECBUF, 16 clients",
             Self::ExecbufRate128 => "EXECBUF, 128 clients",
@@ -172,7 +182,9 @@ impl Metric {
             | Self::ExecbufUserptr
             | Self::UserptrInvalidate
             | Self::UserptrRepin
-            | Self::UserptrRegisterPerMib => Unit::Micros,
+            | Self::UserptrRegisterPerMib
+            | Self::GemExecNop
+            | Self::GemCreate => Unit::Micros,
             Self::ExecbufRate1
             | Self::ExecbufRate16
             | Self::ExecbufRate128
@@ -198,6 +210,8 @@ impl Metric {
             | Self::UserptrInvalidate
             | Self::UserptrRepin
             | Self::UserptrRegisterPerMib
+            | Self::GemExecNop
+            | Self::GemCreate
             | Self::ExecbufRate1
             | Self::ExecbufRate16
             | Self::ExecbufRate128Threads

@@ -13,6 +13,7 @@ mod machine;
 mod metric;
 mod neighbours;
 mod own_memory;
+mod programs;
 mod report;
 mod rig;
 mod round_trips;
@@ -33,6 +34,7 @@ use echo::Echo;
 use failure::Failure;
 use metric::Metric;
 use own_memory::Kind;
+use programs::Program;
 use report::{Row, Verdict};
 use rig::Rig;
 use round_trips::RoundTrips;
@@ -48,7 +50,7 @@ const QUICK_SECONDS: u32 = 4;
 /// with --check, with 1 if a figure is not what it must be.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Print an array of {name, value, unit, ratio}
+    /// Print an array of {name, value, unit, ratio}; what cannot be measured has {missing}
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
 
@@ -106,7 +108,11 @@ fn bench(args: &Args) -> Result<ExitCode, Failure> {
     raise_fd_limit().map_err(Failure::io("raising the limit of open files"))?;
     let mut rows = Vec::with_capacity(metrics.len());
     for metric in metrics {
-        rows.push(Row { metric: *metric, figure: bench.measure(*metric)? });
+        let figure = match bench.measure(*metric) {
+            Err(Failure::Missing(what)) => Err(what),
+            measured => Ok(measured?),
+        };
+        rows.push(Row { metric: *metric, figure });
     }
     let text = if args.json {
         report::json(&rows).map_err(|_| Failure::Unexpected("a figure is not a number"))?
@@ -152,6 +158,8 @@ impl Bench {
             Metric::UserptrInvalidate => own_memory::invalidate(trips),
             Metric::UserptrRepin => own_memory::repin(trips),
             Metric::UserptrRegisterPerMib => own_memory::register(trips),
+            Metric::GemExecNop => programs::measure(trips, Program::ExecNop),
+            Metric::GemCreate => programs::measure(trips, Program::Create),
             Metric::ExecbufRate1 => self.execbuf_rate(&rig, 1),
             Metric::ExecbufRate16 => self.execbuf_rate(&rig, 16),
             Metric::ExecbufRate128 => self.execbuf_rate(&rig, 128),

@@ -12,8 +12,8 @@ use super::stats::Figure;
 pub(super) struct Row {
     /// What was measured.
     pub(super) metric: Metric,
-    /// What it came to.
-    pub(super) figure: Figure,
+    /// What it came to, or what is missing to measure it.
+    pub(super) figure: Result<Figure, &'static str>,
 }
 
 /// How a figure compares with its target.
@@ -27,32 +27,33 @@ pub(super) enum Verdict {
     Must,
     /// Neither.
     Missed,
+    /// Something is missing.
+    NotMeasured,
 }
 
 /// A row of `--json`.
 #[derive(Serialize)]
 struct JsonRow {
     name: String,
-    value: f64,
+    value: Option<f64>,
     unit: &'static str,
     ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<&'static str>,
 }
 
 impl Row {
     /// How the figure compares with its target.
     pub(super) fn verdict(&self) -> Verdict {
+        let Ok(figure) = &self.figure else { return Verdict::NotMeasured };
         let (must, aim) = match self.metric.target() {
             None => return Verdict::NoTarget,
-            Some(Target::RatioAtMost { must, aim }) => match self.figure.ratio {
+            Some(Target::RatioAtMost { must, aim }) => match figure.ratio {
                 Some(ratio) => (ratio <= must, ratio <= aim),
                 None => (false, false),
             },
-            Some(Target::AtMost { must, aim }) => {
-                (self.figure.value <= must, self.figure.value <= aim)
-            }
-            Some(Target::AtLeast { must, aim }) => {
-                (self.figure.value >= must, self.figure.value >= aim)
-            }
+            Some(Target::AtMost { must, aim }) => (figure.value <= must, figure.value <= aim),
+            Some(Target::AtLeast { must, aim }) => (figure.value >= must, figure.value >= aim),
         };
         match (must, aim) {
             (_, true) => Verdict::Aim,
@@ -63,16 +64,17 @@ impl Row {
 
     fn cells(&self) -> [String; 8] {
         let (must, aim) = self.metric.target().map_or_else(Default::default, bounds);
-        [
-            self.metric.name(),
-            amount(self.figure.value, self.metric.unit()),
-            self.metric.unit().name().to_owned(),
-            self.figure.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            must,
-            aim,
-            self.verdict().to_string(),
-            self.metric.description().to_owned(),
-        ]
+        let (metric, unit) = (self.metric, self.metric.unit());
+        let (value, unit, ratio) = self.figure.map_or_else(
+            |_| (String::new(), String::new(), None),
+            |figure| (amount(figure.value, unit), unit.name().to_owned(), figure.ratio),
+        );
+        let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+        let what = match self.figure {
+            Ok(_) => metric.description().to_owned(),
+            Err(missing) => format!("{}: {missing}", metric.description()),
+        };
+        [metric.name(), value, unit, ratio, must, aim, self.verdict().to_string(), what]
     }
 }
 
@@ -83,6 +85,7 @@ impl Display for Verdict {
             Self::Aim => "aim holds",
             Self::Must => "must holds",
             Self::Missed => "MISSED",
+            Self::NotMeasured => "not measured",
         })
     }
 }
@@ -129,7 +132,8 @@ pub(super) fn markdown_table(rows: &[Row]) -> String {
     out
 }
 
-/// An array of `{name, value, unit, ratio}`.
+/// An array of `{name, value, unit, ratio}`; where something is missing, `value` is null and
+/// `missing` says what.
 ///
 /// # Errors
 /// A figure is not a finite number.
@@ -138,9 +142,10 @@ pub(super) fn json(rows: &[Row]) -> serde_json::Result<String> {
         .iter()
         .map(|row| JsonRow {
             name: row.metric.name(),
-            value: row.figure.value,
+            value: row.figure.ok().map(|figure| figure.value),
             unit: row.metric.unit().name(),
-            ratio: row.figure.ratio,
+            ratio: row.figure.ok().and_then(|figure| figure.ratio),
+            missing: row.figure.err(),
         })
         .collect();
     serde_json::to_string_pretty(&rows)
@@ -167,7 +172,7 @@ mod tests {
     use super::*;
 
     fn row(metric: Metric, value: f64, ratio: Option<f64>) -> Row {
-        Row { metric, figure: Figure { value, ratio } }
+        Row { metric, figure: Ok(Figure { value, ratio }) }
     }
 
     #[test]
@@ -209,6 +214,19 @@ execbuf_rate_128  361234  1/s          ≥ 250000  ≥ 350000  aim holds  EXECBU
             ),
             "{markdown}"
         );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_measured_says_what_is_missing() {
+        let rows = [Row { metric: Metric::GemCreate, figure: Err("it is not installed") }];
+        assert_eq!(rows[0].verdict(), Verdict::NotMeasured);
+        assert!(table(&rows).contains("not measured"));
+        let markdown = markdown_table(&rows);
+        assert!(markdown.contains("each: it is not installed |  |  |"), "{markdown}");
+        let value: serde_json::Value =
+            serde_json::from_str(&json(&rows).expect("finite")).expect("it is JSON");
+        assert_eq!(value[0]["value"], serde_json::Value::Null);
+        assert_eq!(value[0]["missing"], "it is not installed");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The daemon that is measured: a process of its own, on a socket nobody else knows.
 
+use std::path::PathBuf;
+
 use gpu_broker_client::Connection;
 
 use super::failure::Failure;
@@ -30,6 +32,11 @@ impl Rig {
     pub(super) fn connect(&self) -> Result<Connection, Failure> {
         Connection::connect(self.daemon.socket(), "gpu-broker bench")
             .map_err(Failure::broker("connecting"))
+    }
+
+    /// Where clients connect.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.daemon.socket()
     }
 
     /// The daemon's process.
