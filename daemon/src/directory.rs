@@ -236,7 +236,10 @@ impl<D: Device> EventSink for Entry<D> {
                 let outcome = outcome_of(self, now, outcome);
                 let Some(named) = self.named.get() else { return };
                 match named.session.upgrade() {
-                    Some(session) => session.handle_completion(now, tag, outcome),
+                    Some(session) => {
+                        session.handle_completion(now, tag, outcome);
+                        session.hands().completed();
+                    }
                     None => named.in_flight.release(),
                 }
             }

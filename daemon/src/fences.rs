@@ -1,4 +1,5 @@
-//! Fences given out that have not signalled: each costs the daemon an fd.
+//! Fences given out that have not signalled, where each costs the daemon an fd
+//! ([`DeviceFile::EXPORTS_COST`]). Where it does not none is kept: that would cost one.
 
 use gpu_broker_device::{DeviceFile, FenceState};
 use gpu_broker_protocol::{Reason, Refusal};
@@ -35,7 +36,7 @@ impl<F: DeviceFile> FenceBook<F> {
 
     /// Records one that was given out.
     pub(crate) fn record(&mut self, file: &F, fence: F::Fence) {
-        if file.fence_state(&fence) == FenceState::Pending {
+        if F::EXPORTS_COST && file.fence_state(&fence) == FenceState::Pending {
             self.fences.push(fence);
         }
     }

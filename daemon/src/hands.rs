@@ -66,6 +66,11 @@ impl<F: DeviceFile> DeviceHands<F> {
         self.queued().watch(&self.file, until, token).map_err(|error| refusal_of(&error))
     }
 
+    /// A request that was queued has completed.
+    pub(crate) fn completed(&self) {
+        self.queued().completed(&self.file);
+    }
+
     fn queued(&self) -> MutexGuard<'_, Queued<F>> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,6 +299,10 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
             self.queued().record(&self.file, self.clock.now(), fence.clone());
         }
         Ok(Submitted { fence: fence.take_if(|_| work.want_fence), done })
+    }
+
+    fn is_pending(&self, fence: &F::Fence) -> bool {
+        self.file.fence_state(fence) == device::FenceState::Pending
     }
 
     fn same_buffer(&self, first: &F::Buffer, second: &F::Buffer) -> bool {

@@ -286,16 +286,18 @@ impl<D: Device> Open<D> {
         };
         // A fence of ours closes at once.
         fds.clear();
+        let mut place = None;
         if request.head.flags & flag::FENCE_OUT != 0 {
             self.fences.reserve(file, self.fences_max)?;
+            place = file.reserve_fence().map_err(|error| refusal_of(&error))?;
         }
         let executed = self.session.execbuf(now, request, fence)?;
         let fence = match executed.fence {
             None => None,
             Some(fence) => {
-                let fd = file.export_fence(&fence).map_err(|error| refusal_of(&error))?;
+                let fd = file.export_fence_to(place, &fence);
                 self.fences.record(file, fence);
-                Some(fd)
+                Some(fd.map_err(|error| refusal_of(&error))?)
             }
         };
         Ok(ExecbufReply { offsets: executed.offsets, fence })

@@ -1,6 +1,7 @@
 //! The requests of a session that were queued and may not have completed, for THROTTLE.
 //!
 //! A request that completes while it is submitted never comes here, so the fast path pays nothing.
+//! A fence may be an fd, so those of completed requests are let go of as completions are reported.
 
 use std::collections::VecDeque;
 
@@ -12,28 +13,37 @@ const SWEEP_MIN: usize = 32;
 
 /// Requests in the order they were queued, with when that was.
 pub(crate) struct Queued<F: DeviceFile> {
-    requests: VecDeque<(Time, F::Fence)>,
-    /// Completed requests are swept out when there are this many, so that the cost is spread. As
-    /// many can be pending as the session may have in flight, which limits all of it.
-    sweep_at: usize,
+    requests: Requests<F::Fence>,
     /// A device watches syncobjs, so the fence that is waited for is put into this one.
     gate: Option<F::Syncobj>,
 }
 
+/// As many can be pending as the session may have in flight. Beside them it keeps at most as many that
+/// have completed behind one that has not, or [`SWEEP_MIN`].
+struct Requests<T> {
+    queued: VecDeque<(Time, T)>,
+    /// Completions since all were looked at, but for those of the oldest.
+    overtook: usize,
+}
+
 impl<F: DeviceFile> Default for Queued<F> {
     fn default() -> Self {
-        Self { requests: VecDeque::new(), sweep_at: SWEEP_MIN, gate: None }
+        Self { requests: Requests { queued: VecDeque::new(), overtook: 0 }, gate: None }
     }
 }
 
 impl<F: DeviceFile> Queued<F> {
     /// A request was queued.
     pub(crate) fn record(&mut self, file: &F, now: Time, fence: F::Fence) {
-        if self.requests.len() >= self.sweep_at {
-            self.requests.retain(|(_, fence)| is_pending(file, fence));
-            self.sweep_at = self.requests.len().saturating_mul(2).max(SWEEP_MIN);
+        // Its completion may have been reported already: nothing else would let go of it.
+        if is_pending(file, &fence) {
+            self.requests.queued.push_back((now, fence));
         }
-        self.requests.push_back((now, fence));
+    }
+
+    /// A request has completed.
+    pub(crate) fn completed(&mut self, file: &F) {
+        self.requests.completed(|fence| is_pending(file, fence));
     }
 
     /// Watches the oldest request that was queued at `until` or before and has not completed:
@@ -48,9 +58,9 @@ impl<F: DeviceFile> Queued<F> {
         until: Time,
         token: u64,
     ) -> Result<Option<Time>, DeviceError> {
-        while let Some((queued, fence)) = self.requests.front() {
+        while let Some((queued, fence)) = self.requests.queued.front() {
             if !is_pending(file, fence) {
-                self.requests.pop_front();
+                self.requests.queued.pop_front();
                 continue;
             }
             if *queued > until {
@@ -75,6 +85,59 @@ impl<F: DeviceFile> Queued<F> {
     }
 }
 
+impl<T> Requests<T> {
+    /// One has completed. Looks at all of them rarely enough that it costs each a constant.
+    fn completed(&mut self, is_pending: impl Fn(&T) -> bool) {
+        let before = self.queued.len();
+        while self.queued.front().is_some_and(|(_, fence)| !is_pending(fence)) {
+            self.queued.pop_front();
+        }
+        if self.queued.len() < before {
+            return;
+        }
+        self.overtook = self.overtook.saturating_add(1);
+        if self.overtook >= SWEEP_MIN.max(self.queued.len() / 2) {
+            self.queued.retain(|(_, fence)| is_pending(fence));
+            self.overtook = 0;
+        }
+    }
+}
+
 fn is_pending<F: DeviceFile>(file: &F, fence: &F::Fence) -> bool {
     file.fence_state(fence) == FenceState::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn requests(count: usize) -> Requests<usize> {
+        Requests { queued: (0..count).map(|fence| (Time(0), fence)).collect(), overtook: 0 }
+    }
+
+    #[test]
+    fn what_has_completed_in_order_is_let_go_of_at_once() {
+        let mut requests = requests(100);
+        for ended in 0..100 {
+            requests.completed(|fence| *fence > ended);
+            assert_eq!(requests.queued.len(), 99 - ended);
+        }
+    }
+
+    #[test]
+    fn behind_one_that_hangs_few_that_have_completed_are_kept() {
+        let mut requests = requests(1000);
+        let mut ended = HashSet::new();
+        for last in 1..1000 {
+            ended.insert(last);
+            requests.completed(|fence| !ended.contains(fence));
+            let pending = 1000 - ended.len();
+            assert!(requests.queued.len() - pending <= SWEEP_MIN.max(pending), "after {last}");
+        }
+        ended.insert(0);
+        requests.completed(|fence| !ended.contains(fence));
+        assert_eq!(requests.queued.len(), 0);
+    }
 }

@@ -58,7 +58,8 @@ pub const FENCES_PER_EXECBUF_MAX: usize = 1024;
 pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
 /// Replies a session may be owed later (waits that have not ended).
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
-/// Out-fences of one session that are not signalled yet (each costs the daemon one fd).
+/// Out-fences of one session that are not signalled yet, where each costs the daemon one fd: on the
+/// software GPU.
 pub const FENCES_PER_SESSION_MAX: u32 = 1024;
 /// HANG events a session has not been sent yet; of more, the oldest are dropped.
 pub const HANG_EVENTS_PENDING_MAX: usize = 16;

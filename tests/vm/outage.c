@@ -1,8 +1,10 @@
 // Clients that meet a GPU or a kernel in trouble, through the broker.
 //
-//   outage works FILE     stores numbers until it is refused or FILE is gone; says how often and why
+//   outage works FILE     stores numbers until it is refused or FILE is gone; says how often and why; a
+//                         daemon without file descriptors is asked again
 //   outage memory BYTES   work that needs more memory than there is: ENOMEM, and then work that does not
 //   outage space          two objects at one place: ENOSPC
+//   outage fds            more fences than the daemon has file descriptors for: EMFILE, until some end
 //
 // Prints what happened; exits with 0 if that was what has to happen.
 #include <gpu_broker.h>
@@ -20,6 +22,7 @@
 #define PATIENCE INT64_C(60000000000)
 
 #define MI_STORE_DATA_IMM (0x20u << 23 | 2u)
+#define MI_SEMAPHORE_WAIT (0x1cu << 23 | 1u << 15 | 4u << 12 | 2u) // polls until equal
 #define MI_BATCH_BUFFER_END (0x0au << 23)
 
 static struct gpu_broker_connection *broker;
@@ -89,16 +92,25 @@ static int store(uint32_t number)
 
 static int works(const char *file)
 {
-    uint32_t count = 0;
+    uint32_t count = 0, again = 0;
     int result = 0;
 
-    while (access(file, F_OK) == 0 && (result = store(++count)) == 0) {
-        if (count == 1)
+    while (access(file, F_OK) == 0) {
+        result = store(count + 1);
+        if (result == -EMFILE) {
+            result = 0;
+            again++;
+            usleep(10000);
+            continue;
+        }
+        if (result < 0)
+            break;
+        if (++count == 1)
             printf("works\n");
         fflush(stdout);
     }
-    printf("%" PRIu32 " batches, then %d: %s\n", count, result,
-           result < 0 ? gpu_broker_last_error() : "it was told to stop");
+    printf("%" PRIu32 " batches, %" PRIu32 " refused for want of file descriptors, then %d: %s\n", count,
+           again, result, result < 0 ? gpu_broker_last_error() : "it was told to stop");
     return count == 0 || result == -EBADMSG;
 }
 
@@ -130,6 +142,34 @@ static int overlaps(void)
     return (result = store(8)) ? fail("afterwards", result) : 0;
 }
 
+static int hoards(void)
+{
+    enum { MOST = 900 };
+    static int fences[MOST];
+    const uint32_t list[] = {MI_SEMAPHORE_WAIT, 1, (uint32_t)DATA, 0, MI_BATCH_BUFFER_END};
+    int count = 0, result = 0;
+
+    memcpy(commands, list, sizeof list);
+    // A context's ring holds some dozens; beyond that the kernel makes EXECBUF wait.
+    while (count < MOST && (count % 16 || (result = gpu_broker_context_create(broker, &context)) >= 0) &&
+           (result = submit(NULL, 0)) >= 0)
+        fences[count++] = result;
+    printf("refused after %d: %d, %s\n", count, result, gpu_broker_last_error());
+    fflush(stdout);
+    if (result != -EMFILE || count == 0)
+        return 1;
+    *(volatile uint32_t *)memory = 1;
+    for (int i = 0; i < count; i++) {
+        if ((result = gpu_broker_fence_wait(fences[i], PATIENCE)) < 0)
+            return fail("a fence", result);
+        close(fences[i]);
+    }
+    // The daemon lets go of a fence a moment after we have seen it signal.
+    for (int left = 600; (result = store(9)) == -EMFILE && left > 0; left--)
+        usleep(100000);
+    return result ? fail("afterwards", result) : 0;
+}
+
 int main(int argc, char **argv)
 {
     int result = argc < 2 ? -EINVAL : begin(argv[1]);
@@ -140,5 +180,7 @@ int main(int argc, char **argv)
         return works(argv[2]);
     if (strcmp(argv[1], "memory") == 0 && argc > 2)
         return needs(strtoull(argv[2], NULL, 0));
-    return strcmp(argv[1], "space") == 0 ? overlaps() : 2;
+    if (strcmp(argv[1], "space") == 0)
+        return overlaps();
+    return strcmp(argv[1], "fds") == 0 ? hoards() : 2;
 }

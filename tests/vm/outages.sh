@@ -94,3 +94,20 @@ found
 serves
 alive
 holds "a wedged GPU: $told; it serves again once the driver has been bound anew"
+
+kill "$daemon"
+wait "$daemon" || true
+# All of it waits until no more can be had, which on a busy machine is longer than the driver waits.
+echo 0 >/sys/module/i915/parameters/request_timeout_ms
+for engine in /sys/class/drm/card*/engine/*; do
+    echo 0 >"$engine/heartbeat_interval_ms"
+done
+start 96
+begin_work
+as 4001 "$programs/outage" fds >"$run/hoard" 2>&1 || fail "$(cat "$run/hoard")"
+rm "$run/go"
+wait "$worker" || fail "the witness: $(cat "$run/worker")"
+grep -q 'then 0:' "$run/worker" || fail "the witness: $(cat "$run/worker")"
+serves
+alive
+holds "more fences than file descriptors: $(head -n 1 "$run/hoard"); beside it $(tail -n 1 "$run/worker")"

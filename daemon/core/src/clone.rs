@@ -145,6 +145,9 @@ mod tests {
         fn create_buffer(&self, _: u64) -> Result<(), Refusal> {
             unreachable!()
         }
+        fn is_pending(&self, (): &()) -> bool {
+            unreachable!()
+        }
         fn create_userptr(&self, (): &(), _: u64, _: u64, _: bool) -> Result<(), Refusal> {
             unreachable!()
         }

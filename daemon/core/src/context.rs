@@ -62,6 +62,17 @@ pub(crate) struct Timeline<H: Hands> {
     pub(crate) last: Mutex<Option<H::Fence>>,
 }
 
+impl<H: Hands> Timeline<H> {
+    /// Lets go of a fence that nobody has to wait for any more: to a device it may be an fd.
+    pub(crate) fn forget_ended(&self, hands: &H) {
+        // Whoever holds it submits, and replaces the fence.
+        let Some(mut last) = self.last.try_lock() else { return };
+        let ended = last.take_if(|fence| !hands.is_pending(fence));
+        drop(last);
+        drop(ended);
+    }
+}
+
 /// An engine map, and where it came from.
 #[derive(Clone, Debug)]
 pub(crate) struct UserEngines {

@@ -102,6 +102,9 @@ pub trait Hands: Send + Sync + 'static {
     /// Whether two buffers are the same memory (one of them was imported).
     fn same_buffer(&self, first: &Self::Buffer, second: &Self::Buffer) -> bool;
 
+    /// Whether the work has not ended yet. Does not block, and may be asked while a completion is reported.
+    fn is_pending(&self, fence: &Self::Fence) -> bool;
+
     /// Makes a syncobj, empty or holding a signalled fence.
     ///
     /// # Errors

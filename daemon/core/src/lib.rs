@@ -13,7 +13,7 @@
 //! What a client can cause is a [`Refusal`](gpu_broker_protocol::Refusal), never a panic. Locks are
 //! taken in this order: proto table, memory, address space, timeline; the hang history, the table of
 //! live contexts and that of syncobjs are leaves. [`Session::handle_completion`] takes leaves only,
-//! so that a device may report from inside any method of [`Hands`].
+//! and a timeline that is free, so that a device may report from inside any method of [`Hands`].
 //!
 //! Start reading at [`session`], then `dance` (the life of a context and the lookup).
 #![forbid(unsafe_code)]

@@ -269,13 +269,16 @@ impl<H: Hands> Session<H> {
     /// [`Hands::close_context`]; so a device must not report while it holds a lock that those need.
     pub fn handle_completion(&self, now: Time, tag: u64, outcome: Outcome) {
         self.in_flight.release();
+        let live = self.contexts.live(context::id_of_tag(tag)).filter(|live| live.tag == tag);
+        if let Some(timeline) = live.as_ref().and_then(|live| live.timeline.as_ref()) {
+            timeline.forget_ended(&*self.hands);
+        }
         match outcome {
             Outcome::Completed | Outcome::Cancelled => {}
             Outcome::Guilty => {
                 self.registry.count_reset();
                 // A closed context counts as banned already, and adds no score (§12).
-                let live = self.contexts.live(context::id_of_tag(tag));
-                if let Some(live) = live.filter(|live| live.tag == tag) {
+                if let Some(live) = live {
                     self.hang(now, &live);
                 }
             }

@@ -117,6 +117,8 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     type Syncobj = F::Syncobj;
     type UserMemory = F::UserMemory;
 
+    const EXPORTS_COST: bool = F::EXPORTS_COST;
+
     fn settle(&self) {
         self.file.settle();
     }

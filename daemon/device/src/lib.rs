@@ -19,6 +19,7 @@ pub mod i915;
 pub mod soft;
 mod trace;
 mod usage;
+mod work;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use description::{
 };
 pub use error::DeviceError;
 pub use trace::{TraceEvent, TraceWhat};
+pub use work::{Batch, Object, Patch, Placement, Submission, Submitted};
 
 /// Class and instance of an engine, numbered as in the i915 interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -94,6 +96,10 @@ pub trait DeviceFile: Send + Sync + 'static {
     type Syncobj: Clone + Send + Sync + 'static;
     /// A memfd of a client, mapped here. Clones are the same mapping; buffers over it keep it.
     type UserMemory: Clone + Send + Sync + 'static;
+
+    /// A fence that was exported costs this process something until it signals, beside what its
+    /// request costs.
+    const EXPORTS_COST: bool;
 
     /// Reports every request of this file that has completed and is not reported yet, before it
     /// returns: what the caller decides next must not overlook a hang that a client knows of.
@@ -180,6 +186,27 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// # Errors
     /// Out of fds.
     fn export_fence(&self, fence: &Self::Fence) -> Result<OwnedFd, DeviceError>;
+
+    /// A place for an fd, for [`Self::export_fence_to`]: work whose fence is wanted is not submitted
+    /// when there is none. `None` where that is not worth its price, or not possible.
+    ///
+    /// # Errors
+    /// Out of fds.
+    fn reserve_fence(&self) -> Result<Option<OwnedFd>, DeviceError> {
+        Ok(None)
+    }
+
+    /// As [`Self::export_fence`], in the place if there is one, and then it does not fail.
+    ///
+    /// # Errors
+    /// Out of fds.
+    fn export_fence_to(
+        &self,
+        _place: Option<OwnedFd>,
+        fence: &Self::Fence,
+    ) -> Result<OwnedFd, DeviceError> {
+        self.export_fence(fence)
+    }
 
     /// The fence behind an fd that [`Self::export_fence`] of any file of this device gave.
     ///
@@ -479,88 +506,6 @@ pub enum ContextUpdate {
     Persistent(bool),
     /// A hang is recorded.
     ErrorCapture(bool),
-}
-
-/// Work for a context.
-#[derive(Debug)]
-pub struct Submission<'a, F: DeviceFile + ?Sized> {
-    /// Slot of the engine map, or index into the legacy map; what it resolves to is `placement`.
-    pub slot: u32,
-    /// The engines it may run on.
-    pub placement: Placement<'a>,
-    /// One batch, or `width` of them for a parallel slot.
-    pub batches: &'a [Batch],
-    /// Everything the batches use, batches included.
-    pub objects: &'a [Object<'a, F::Buffer>],
-    /// Start after these.
-    pub after: &'a [F::Fence],
-    /// Start together with these: once their work has started (FENCE_SUBMIT).
-    pub along: &'a [F::Fence],
-    /// Put the request's fence into these, at these points, also when the request is lost.
-    pub signals: &'a [(F::Syncobj, u64)],
-    /// Written to the objects right before the batches start (relocations).
-    pub patches: &'a [Patch],
-    /// Whether the caller wants [`Submitted::fence`].
-    pub want_fence: bool,
-}
-
-/// Where a submission may run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placement<'a> {
-    /// One engine.
-    One(EngineId),
-    /// Any of these.
-    AnyOf(&'a [EngineId]),
-    /// Batch i on engine i, started together.
-    Parallel(&'a [EngineId]),
-}
-
-/// Where a batch is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Batch {
-    /// GPU address of the first command.
-    pub address: u64,
-    /// Bytes.
-    pub length: u64,
-}
-
-/// A buffer at an address.
-#[derive(Debug)]
-pub struct Object<'a, B> {
-    /// The memory.
-    pub buffer: &'a B,
-    /// GPU address, page aligned, not canonical (bits 63:48 are 0).
-    pub address: u64,
-    /// Bytes of the buffer.
-    pub size: u64,
-    /// The binding is new in the address space; it replaces whatever it overlaps.
-    pub fresh: bool,
-    /// The GPU writes it.
-    pub write: bool,
-    /// No implicit ordering.
-    pub asynchronous: bool,
-    /// Part of error dumps.
-    pub capture: bool,
-}
-
-/// A relocation to carry out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patch {
-    /// Position in [`Submission::objects`].
-    pub object: usize,
-    /// Where in the object, in bytes; the eight bytes lie inside it.
-    pub offset: u64,
-    /// A canonical GPU address.
-    pub value: u64,
-}
-
-/// What became of a submission.
-#[derive(Debug)]
-pub struct Submitted<Fence> {
-    /// Its completion, if wanted.
-    pub fence: Option<Fence>,
-    /// `Some` if it completed before `submit` returned; no event follows then.
-    pub done: Option<Outcome>,
 }
 
 /// State of a fence.

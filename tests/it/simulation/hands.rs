@@ -228,6 +228,10 @@ impl Hands for SimHands {
         Ok(Submitted { fence: submission.want_fence.then_some(fence), done })
     }
 
+    fn is_pending(&self, fence: &usize) -> bool {
+        self.world().fences[*fence].is_none()
+    }
+
     fn same_buffer(&self, first: &Memory, second: &Memory) -> bool {
         Arc::ptr_eq(first, second)
     }

@@ -439,6 +439,35 @@ fn fences_and_counts() {
 }
 
 #[test]
+fn a_timeline_keeps_no_fence_that_has_ended() {
+    let rig = rig();
+    let buffer = object(rig.buffer(1));
+    let context = rig.create_with(create_flag::SINGLE_TIMELINE, Vec::new()).unwrap();
+    let head = ExecbufHead { context, ..HEAD };
+    let end = |fence: u64| {
+        rig.device.signal(fence);
+        let tag = rig.device.last_submission().tag;
+        rig.session.handle_completion(NOW, tag, Outcome::Completed);
+    };
+    rig.submit(head, &[buffer]).unwrap();
+    let first = rig.device.last_fence();
+    rig.submit(head, &[buffer]).unwrap();
+    let second = rig.device.last_submission();
+    assert_eq!(second.after, [first]);
+    end(first);
+    rig.submit(head, &[buffer]).unwrap();
+    assert_eq!(
+        rig.device.last_submission().after,
+        [second.fence],
+        "the last, not the one that ended"
+    );
+    end(second.fence);
+    end(rig.device.last_fence());
+    rig.submit(head, &[buffer]).unwrap();
+    assert_eq!(rig.device.last_submission().after, []);
+}
+
+#[test]
 fn capture_and_sol_reset() {
     let captured = |handle| ExecObject { flags: object_flag::CAPTURE, ..object(handle) };
     let rig = rig();

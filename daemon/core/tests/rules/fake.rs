@@ -414,6 +414,10 @@ impl Hands for Fake {
         Ok(Submitted { fence: submission.want_fence.then_some(fence), done })
     }
 
+    fn is_pending(&self, fence: &u64) -> bool {
+        !self.0.has_signalled(*fence)
+    }
+
     fn same_buffer(&self, first: &FakeBuffer, second: &FakeBuffer) -> bool {
         Arc::ptr_eq(first, second)
     }

@@ -38,9 +38,12 @@ pub(super) struct Object {
 #[derive(Debug)]
 struct User {
     _memory: UserMemory,
-    /// Requests that may be in flight; whether they write.
-    users: Mutex<Vec<(Fence, bool)>>,
+    users: Arc<Users>,
 }
+
+/// Requests in flight that use a buffer of the application's memory; whether they write.
+#[derive(Debug, Default)]
+pub(super) struct Users(Mutex<Vec<(Fence, bool)>>);
 
 /// A client's memfd, mapped.
 #[derive(Clone, Debug)]
@@ -81,7 +84,7 @@ impl Buffer {
         let (offset, size) = range;
         let made = sys::userptr(file.card.as_fd(), &memory.0, offset, size, read_only);
         let handle = made.map_err(|errno| file.error(errno, "GEM_USERPTR"))?;
-        let user = User { _memory: memory.clone(), users: Mutex::default() };
+        let user = User { _memory: memory.clone(), users: Arc::default() };
         Ok(Self(Self::known(file, &mut file.handles.lock(), handle, Some(user))?))
     }
 
@@ -169,13 +172,12 @@ impl Buffer {
         BufferBusy { readers: class(high), writer: low.checked_sub(1).map(class) }
     }
 
-    /// A request uses the buffer from now on, until its fence signals.
-    pub(super) fn used_by(&self, fence: &Fence, write: bool) {
-        if let Some(user) = &self.0.user {
-            let mut users = user.lock();
-            users.retain(|(fence, _)| fence.state() == FenceState::Pending);
-            users.push((fence.clone(), write));
-        }
+    /// A request uses the buffer from now on, until [`Users::ended`] is told of its end; `None` for
+    /// a buffer whose users the kernel knows.
+    pub(super) fn used_by(&self, fence: &Fence, write: bool) -> Option<Arc<Users>> {
+        let user = self.0.user.as_ref()?;
+        user.users.lock().push((fence.clone(), write));
+        Some(Arc::clone(&user.users))
     }
 
     /// The fence of the last writer, or with `all` of everybody who uses the buffer now; `None` if
@@ -191,7 +193,7 @@ impl Buffer {
                 Some(Fence::new(fences.map_err(|errno| os(errno, "asking for a buffer's fences"))?))
             }
             Some(user) => {
-                let users = user.lock();
+                let users = user.users.lock();
                 let wanted = users.iter().filter(|(_, write)| all || *write);
                 let fences: Vec<_> = wanted.map(|(fence, _)| fence.clone()).collect();
                 drop(users);
@@ -251,9 +253,18 @@ pub(super) fn watch(
     false
 }
 
-impl User {
+impl Users {
+    /// A request has ended. Its fence is let go of: an idle buffer keeps no fd.
+    pub(super) fn ended(&self, ended: &Fence) {
+        // Dropped after the lock.
+        let mut users = self.lock();
+        let gone: Vec<_> = users.extract_if(.., |(fence, _)| fence.is(ended)).collect();
+        drop(users);
+        drop(gone);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<(Fence, bool)>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

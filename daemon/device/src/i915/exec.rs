@@ -70,17 +70,20 @@ pub(super) fn submit(
         Errno::AGAIN => DeviceError::PagesGone,
         errno => file.error(errno, "EXECBUFFER2"),
     })?);
-    for object in work.objects {
-        object.buffer.used_by(&fence, object.write);
-    }
+    let used: Vec<_> = work
+        .objects
+        .iter()
+        .filter_map(|object| object.buffer.used_by(&fence, object.write))
+        .collect();
     let usage = &file.device.usage;
     usage.queued(engine);
     let batch = work.batches.first().map_or(0, |batch| batch.address);
     let traced = file.device.tracing.number();
     trace(context, engine, traced, TraceWhat::Queued);
     let ended = {
-        let context = Arc::clone(context);
+        let (context, fence) = (Arc::clone(context), fence.clone());
         move |state| {
+            used.iter().for_each(|users| users.ended(&fence));
             let outcome = match state {
                 FenceState::Signalled | FenceState::Pending => Outcome::Completed,
                 FenceState::Failed(errno) => context.blame(engine, batch, errno),

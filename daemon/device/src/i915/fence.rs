@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::io::Errno;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{DupFlags, Errno};
 
 use super::{fds, os, sys};
 use crate::{DeviceError, FenceState};
@@ -45,10 +46,22 @@ impl Fence {
         }
     }
 
+    /// Whether it is a copy of the other: not only the same work, but the same fd.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Another fd of it.
     pub(super) fn export(&self) -> Result<OwnedFd, DeviceError> {
         let file = self.file()?;
         rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(|errno| os(errno, "exporting a fence"))
+    }
+
+    /// As [`Self::export`], in the place of another fd.
+    pub(super) fn export_to(&self, mut place: OwnedFd) -> Result<OwnedFd, DeviceError> {
+        rustix::io::dup3(self.file()?, &mut place, DupFlags::CLOEXEC)
+            .map_err(|errno| os(errno, "exporting a fence"))?;
+        Ok(place)
     }
 
     /// The fence behind an fd.
@@ -77,6 +90,11 @@ impl Fence {
         merged.file()?;
         Ok(Some(merged))
     }
+}
+
+/// An fd of nothing, which holds a place.
+pub(super) fn reserve() -> Result<OwnedFd, DeviceError> {
+    eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| os(errno, "exporting a fence"))
 }
 
 fn merge(first: &Fence, second: &Fence) -> Result<OwnedFd, DeviceError> {

@@ -320,6 +320,9 @@ impl DeviceFile for I915File {
     type Syncobj = Syncobj;
     type UserMemory = UserMemory;
 
+    /// It is the kernel's; the client has an fd of its own.
+    const EXPORTS_COST: bool = false;
+
     fn settle(&self) {
         self.0.device.poller.settle(self.0.number);
     }
@@ -386,6 +389,21 @@ impl DeviceFile for I915File {
 
     fn export_fence(&self, fence: &Fence) -> Result<OwnedFd, DeviceError> {
         fence.export()
+    }
+
+    fn reserve_fence(&self) -> Result<Option<OwnedFd>, DeviceError> {
+        fence::reserve().map(Some)
+    }
+
+    fn export_fence_to(
+        &self,
+        place: Option<OwnedFd>,
+        fence: &Fence,
+    ) -> Result<OwnedFd, DeviceError> {
+        match place {
+            Some(place) => fence.export_to(place),
+            None => fence.export(),
+        }
     }
 
     fn import_fence(&self, fd: BorrowedFd<'_>) -> Result<Fence, DeviceError> {

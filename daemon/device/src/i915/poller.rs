@@ -54,6 +54,8 @@ struct Watches {
 
 struct Watch {
     fence: Fence,
+    /// The kernel tells of its end; else it is looked at.
+    told: bool,
     /// Number of the file it is for.
     file: u64,
     then: Then,
@@ -96,15 +98,20 @@ impl Poller {
         let mut watches = self.shared.lock();
         watches.last = watches.last.wrapping_add(1);
         let ticket = watches.last;
-        let added = epoll::add(
-            &self.shared.epoll,
-            fence.file()?,
-            EventData::new_u64(ticket),
-            EventFlags::IN,
-        );
-        watches.by_ticket.insert(ticket, Watch { fence: fence.clone(), file, then });
+        let (fence, told) = match self.shared.add(ticket, &fence) {
+            // Somebody watches this very fd already.
+            Err(Errno::EXIST) => match fence.export().map(Fence::new) {
+                Ok(copy) => {
+                    let told = self.shared.add(ticket, &copy).is_ok();
+                    (copy, told)
+                }
+                Err(_) => (fence, false),
+            },
+            added => (fence, added.is_ok()),
+        };
+        watches.by_ticket.insert(ticket, Watch { fence: fence.clone(), told, file, then });
         drop(watches);
-        if added.is_err() {
+        if !told {
             let shared = Arc::downgrade(&self.shared);
             self.look(Box::new(move || {
                 let over = fence.state() != FenceState::Pending;
@@ -167,8 +174,11 @@ impl Drop for Poller {
 impl Watches {
     fn take(&mut self, epoll: &OwnedFd, ticket: u64) -> Option<Watch> {
         let watch = self.by_ticket.remove(&ticket)?;
-        // Said explicitly, because a copy of the fd keeps the file open. ENOENT if it never got in.
-        if let Ok(file) = watch.fence.file() {
+        // Said explicitly, because a copy of the fd keeps the file open. Only if it is this watch's:
+        // epoll knows fds, and another watch may be of the same one.
+        if watch.told
+            && let Ok(file) = watch.fence.file()
+        {
             let _ = epoll::delete(epoll, file);
         }
         Some(watch)
@@ -197,6 +207,12 @@ impl Shared {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the kernel tell of the fence's end.
+    fn add(&self, ticket: u64, fence: &Fence) -> Result<(), Errno> {
+        let file = fence.file().map_err(|_| Errno::BADF)?;
+        epoll::add(&self.epoll, file, EventData::new_u64(ticket), EventFlags::IN)
+    }
+
     fn ring(&self) {
         // EAGAIN: it rings already.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
@@ -204,7 +220,9 @@ impl Shared {
 
     fn fire(&self, ticket: u64) {
         let mut watches = self.lock();
-        let Some(Watch { fence, file, then }) = watches.take(&self.epoll, ticket) else { return };
+        let Some(Watch { fence, file, then, .. }) = watches.take(&self.epoll, ticket) else {
+            return;
+        };
         watches.firing.push(file);
         drop(watches);
         let _fired = Fired { shared: self, file };
@@ -283,6 +301,27 @@ mod tests {
         assert_eq!(tell.recv(), Ok(3));
         drop(poller);
         assert_eq!(tell.try_recv(), Err(mpsc::TryRecvError::Empty));
+    }
+
+    /// As of an application's memory: its request is watched, and a client that waits for it watches
+    /// the same fence.
+    #[test]
+    fn one_fence_can_be_watched_twice_and_each_watch_ends_by_itself() {
+        let poller = Poller::start().unwrap();
+        let (told, tell) = mpsc::channel();
+        let (fence, end) = pipe();
+        let watch = |number| {
+            let told = told.clone();
+            let then = Box::new(move |_| told.send(number).unwrap());
+            poller.watch(1, fence.clone(), then).unwrap()
+        };
+        let (_first, second, _third) = (watch(1), watch(2), watch(3));
+        assert!(poller.shared.lock().looks.is_empty(), "no watch needs a rhythm");
+        poller.forget(second);
+        rustix::io::write(&end, &[0]).unwrap();
+        let mut ended: Vec<_> = tell.iter().take(2).collect();
+        ended.sort_unstable();
+        assert_eq!(ended, [1, 3]);
     }
 
     #[test]

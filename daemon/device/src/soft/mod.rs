@@ -287,6 +287,9 @@ impl DeviceFile for SoftFile {
     type Syncobj = Syncobj;
     type UserMemory = UserMemory;
 
+    /// The other end of a socket.
+    const EXPORTS_COST: bool = true;
+
     /// Requests are reported before their fences signal.
     fn settle(&self) {}
 

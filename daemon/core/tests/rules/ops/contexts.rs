@@ -287,7 +287,14 @@ impl World {
         self.sessions[who].handle_completion(at(self.now), tag, outcome);
         self.resets += u32::from(guilty);
         let context = model.contexts.get_mut(&id).filter(|context| context.birth == birth);
-        let Some(context) = context.filter(|_| guilty) else { return };
+        let Some(context) = context else { return };
+        // Nobody has to wait for what has ended.
+        if let Some(last) = &context.timeline {
+            last.borrow_mut().take_if(|last| self.device.has_signalled(*last));
+        }
+        if !guilty {
+            return;
+        }
         context.guilty += 1;
         if !context.flag(Flag::Bannable) {
             return;
