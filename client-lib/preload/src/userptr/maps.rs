@@ -2,9 +2,11 @@
 //! asked while an allocator waits for the answer.
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::Errno as Kernel;
+use rustix::ioctl::{Updater, opcode};
 use rustix::mm::ProtFlags;
 
 use crate::errno::Outcome;
@@ -38,8 +40,12 @@ pub(crate) struct FileName {
 
 /// The memfds' name, as the kernel shows it.
 const OURS: &str = "/memfd:gpu-broker-userptr ";
+/// What the name of the main thread's stack begins with.
+const STACK: &str = "[stack";
 /// Longest part of a line that is looked at: all but the end of a very long path.
-const LINE_BYTES: usize = 512;
+const LINE_BYTES: usize = NAME_BYTES as usize;
+/// Room for a name; a longer one is found in its line.
+const NAME_BYTES: u32 = 512;
 
 /// Calls `f` with the pieces of a range, in order and without a gap: each with what is mapped
 /// there, if anything is.
@@ -50,38 +56,74 @@ pub(crate) fn pieces(
     range: Range<usize>,
     mut f: impl FnMut(Range<usize>, Option<&Area>) -> Outcome<()>,
 ) -> Outcome<()> {
-    let mut place = range.start;
-    each(|area| {
-        if area.end <= place || place >= range.end {
+    let maps = open()?;
+    let mut rest = Rest { place: range.start, end: range.end };
+    while rest.place < rest.end {
+        match query(&maps, rest.place) {
+            Ok(area) => rest.take(&area, &mut f)?,
+            // Nothing from here on.
+            Err(Kernel::NOENT) => break,
+            // A kernel before 6.11; or a name that is too long for it.
+            Err(_) => {
+                read(&maps, |area| rest.take(area, &mut f))?;
+                break;
+            }
+        }
+    }
+    if rest.place < rest.end { f(rest.place..rest.end, None) } else { Ok(()) }
+}
+
+/// What of a range has not been looked at.
+struct Rest {
+    place: usize,
+    end: usize,
+}
+
+impl Rest {
+    /// The next area; those before the rest, and behind it, do not count.
+    fn take(
+        &mut self,
+        area: &Area,
+        f: &mut impl FnMut(Range<usize>, Option<&Area>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        if area.end <= self.place || self.place >= self.end {
             return Ok(());
         }
-        if area.start > place {
-            f(place..area.start.min(range.end), None)?;
-            place = area.start;
+        if area.start > self.place {
+            let hole = self.place..area.start.min(self.end);
+            self.place = hole.end;
+            f(hole, None)?;
         }
-        if place < range.end {
-            let end = area.end.min(range.end);
-            f(place..end, Some(area))?;
-            place = end;
+        if self.place < self.end {
+            let piece = self.place..area.end.min(self.end);
+            self.place = piece.end;
+            f(piece, Some(area))?;
         }
         Ok(())
-    })?;
-    if place < range.end { f(place..range.end, None) } else { Ok(()) }
+    }
+}
+
+fn open() -> Result<OwnedFd, Kernel> {
+    rustix::fs::open("/proc/self/maps", OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Calls `f` with everything that is mapped, in order.
 ///
 /// # Errors
 /// As [`pieces`].
-pub(crate) fn each(mut f: impl FnMut(&Area) -> Outcome<()>) -> Outcome<()> {
-    let maps = rustix::fs::open("/proc/self/maps", OFlags::CLOEXEC, Mode::empty())?;
+pub(crate) fn each(f: impl FnMut(&Area) -> Outcome<()>) -> Outcome<()> {
+    read(&open()?, f)
+}
+
+/// Reads all lines.
+fn read(maps: &OwnedFd, mut f: impl FnMut(&Area) -> Outcome<()>) -> Outcome<()> {
     let mut line = Line { bytes: [0; LINE_BYTES], length: 0 };
     let mut chunk = [0; 4096];
     loop {
-        let read = match rustix::io::read(&maps, &mut chunk) {
+        let read = match rustix::io::read(maps, &mut chunk) {
             Ok(0) => return Ok(()),
             Ok(read) => read,
-            Err(Errno::INTR) => continue,
+            Err(Kernel::INTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
         for byte in chunk.iter().take(read) {
@@ -95,6 +137,75 @@ pub(crate) fn each(mut f: impl FnMut(&Area) -> Outcome<()>) -> Outcome<()> {
             line.length = 0;
         }
     }
+}
+
+/// `struct procmap_query`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    area_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    major: u32,
+    minor: u32,
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// `PROCMAP_QUERY`: one area, for less than reading all lines takes.
+const QUERY: u32 = opcode::read_write::<Query>(b'f', 17);
+/// `PROCMAP_QUERY_COVERING_OR_NEXT_VMA`.
+const THERE_OR_NEXT: u64 = 0x10;
+/// The flags of an area, as in [`Query::area_flags`].
+const FLAGS: [(u64, ProtFlags); 3] =
+    [(1, ProtFlags::READ), (2, ProtFlags::WRITE), (4, ProtFlags::EXEC)];
+const SHARED: u64 = 8;
+/// Bytes of a page that can be moved.
+const PAGE: u64 = 4096;
+
+/// What is mapped at an address, or next behind it.
+///
+/// # Errors
+/// ENOENT for nothing; ENOTTY from a kernel that cannot be asked.
+fn query(maps: &OwnedFd, address: usize) -> Result<Area, Kernel> {
+    let mut name = [0_u8; NAME_BYTES as usize];
+    let mut query = Query {
+        size: size_of::<Query>() as u64,
+        flags: THERE_OR_NEXT,
+        address: address as u64,
+        name_size: NAME_BYTES,
+        name: name.as_mut_ptr().expose_provenance() as u64,
+        ..Query::default()
+    };
+    // SAFETY: number and structure belong together.
+    let call = unsafe { Updater::<QUERY, Query>::new(&mut query) };
+    // SAFETY: the call writes the structure and as much of the name as it was told there is room.
+    unsafe { rustix::ioctl::ioctl(maps, call) }?;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = name.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    let address = |number| usize::try_from(number).map_err(|_| Kernel::OVERFLOW);
+    let has = |(flag, protection): &(u64, ProtFlags)| {
+        if query.area_flags & flag != 0 { *protection } else { ProtFlags::empty() }
+    };
+    Ok(Area {
+        start: address(query.start)?,
+        end: address(query.end)?,
+        protection: FLAGS.iter().map(has).collect(),
+        shared: query.area_flags & SHARED != 0,
+        offset: query.offset,
+        file: FileName { major: query.major, minor: query.minor, inode: query.inode },
+        ours: name.starts_with(OURS),
+        stack: name.starts_with(STACK),
+        special: is_special(name) || query.page_size != PAGE,
+    })
 }
 
 /// A line as it comes.
@@ -149,7 +260,7 @@ impl Area {
             offset,
             file: FileName { major: device(major)?, minor: device(minor)?, inode },
             ours: name.starts_with(OURS),
-            stack: name.starts_with("[stack"),
+            stack: name.starts_with(STACK),
             special: is_special(name),
         })
     }
@@ -198,6 +309,29 @@ mod tests {
         assert_eq!(Area::parse(""), None);
     }
 
+    /// Both ways to look say the same of everything that does not change while they do.
+    #[test]
+    fn the_kernel_answers_what_its_lines_say() {
+        let maps = open().expect("procfs is there");
+        let first = match query(&maps, 0) {
+            Ok(first) => first,
+            // A kernel before 6.11 has one way only.
+            Err(errno) => return assert_eq!(errno, Kernel::NOTTY),
+        };
+        let (mut areas, mut same) = (vec![first], 0);
+        while let Ok(next) = query(&maps, areas.last().map_or(0, |area| area.end)) {
+            areas.push(next);
+        }
+        each(|area| {
+            same += usize::from(areas.contains(area));
+            Ok(())
+        })
+        .expect("procfs is there");
+        // Other tests map and unmap meanwhile.
+        assert!(same > areas.len() / 2, "{same} of {}", areas.len());
+        assert!(areas.iter().any(|area| area.stack));
+    }
+
     #[test]
     fn a_range_comes_in_pieces_with_its_holes() {
         let (bytes, both) = (5 * 4096, ProtFlags::READ | ProtFlags::WRITE);
@@ -212,16 +346,21 @@ mod tests {
         unsafe { rustix::mm::mprotect(page(3), 4096, rustix::mm::MprotectFlags::READ) }
             .expect("it is mapped");
         let mut seen = Vec::new();
-        pieces(start..start + bytes, |piece, area| {
+        let mut see = |piece: Range<usize>, area: Option<&Area>| {
             let pages = (piece.start - start) / 4096..(piece.end - start) / 4096;
             seen.push((pages, area.map(|area| area.protection)));
             Ok(())
-        })
-        .expect("procfs is there");
+        };
+        pieces(start..start + bytes, &mut see).expect("procfs is there");
+        // As on a kernel that cannot be asked.
+        let mut rest = Rest { place: start, end: start + bytes };
+        each(|area| rest.take(area, &mut see)).expect("procfs is there");
+        let (asked, read) = seen.split_at(seen.len() / 2);
+        assert_eq!(asked, read);
         let expected =
             [(0..1, Some(both)), (1..2, None), (2..3, Some(both)), (3..4, Some(ProtFlags::READ))];
-        assert_eq!(seen.get(..4), Some(&expected[..]), "{seen:?}");
-        assert_eq!(seen.last().map(|(pages, _)| pages.end), Some(5));
+        assert_eq!(asked.get(..4), Some(&expected[..]), "{seen:?}");
+        assert_eq!(asked.last().map(|(pages, _)| pages.end), Some(5));
         // SAFETY: as above.
         unsafe { rustix::mm::munmap(page(0), bytes) }.expect("it is mapped");
     }
