@@ -25,6 +25,7 @@ use std::time::Duration;
 use gpu_broker_core::Time;
 use gpu_broker_protocol::limits::SYNCOBJS_PER_SESSION_MAX;
 use gpu_broker_protocol::message::{BufferWait, Waited};
+use gpu_broker_protocol::syncobj::SyncobjWaited;
 use gpu_broker_protocol::{BufferId, Opcode, Reason, Refusal, Reply};
 use tokio::time::Sleep;
 
@@ -230,8 +231,12 @@ impl Waits {
         watch: impl FnOnce(u64) -> Result<Option<u32>, Refusal>,
     ) -> Begun {
         let token = self.next_token();
-        if let Some(first) = watch(token)? {
-            return wait.reply(now, None, first).map(Some);
+        if let Some(first_signaled) = watch(token)? {
+            // Of all, the kernel names the first that had signalled when it looked.
+            if matches!(wait, Wait::Syncobjs { .. }) {
+                return Ok(Some(Reply::SyncobjWait(SyncobjWaited { first_signaled })));
+            }
+            return wait.reply(now, None, first_signaled).map(Some);
         }
         if let Err(refusal) = self.check_syncobjs(now, &wait, deadline) {
             device.unwatch(token);
@@ -608,13 +613,14 @@ mod tests {
         };
         assert_eq!(begun(begin(10, 1, for_any(3), 0, Some(2))), Ok(Some(2)));
         let all = Wait::Syncobjs { count: 3, all: true };
-        assert_eq!(begun(begin(10, 1, all, 0, Some(2))), Ok(Some(u32::MAX.into())));
+        assert_eq!(begun(begin(10, 1, all, 0, Some(2))), Ok(Some(2)), "of all, when none was left");
         assert_eq!(begun(begin(10, 2, for_any(1), 10, None)), Err(Reason::SyncobjTimeout));
         let most = for_any(SYNCOBJS_MAX + 1);
         assert_eq!(begun(begin(10, 3, most, 90, None)), Err(Reason::WaitLimit));
         assert_eq!(*device.taken_back.borrow(), [3, 4], "what was refused is not watched");
-        for (seq, end) in [(5, 20), (6, 30), (7, u64::MAX)] {
-            assert_eq!(begun(begin(10, seq, for_any(1), end, None)), Ok(None));
+        let all = Wait::Syncobjs { count: 1, all: true };
+        for (seq, wait, end) in [(5, for_any(1), 20), (6, for_any(1), 30), (7, all, u64::MAX)] {
+            assert_eq!(begun(begin(10, seq, wait, end, None)), Ok(None));
         }
         assert_eq!(begun(begin(10, 8, for_any(1), 90, None)), Err(Reason::WaitLimit));
         waits.expire(Time(20), &device);

@@ -75,7 +75,7 @@ pub struct SyncobjWait {
 /// The wait ended in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncobjWaited {
-    /// Position of the first that signalled; `u32::MAX` after waiting for all.
+    /// Position of the first that signalled; `u32::MAX` after having waited for all.
     pub first_signaled: u32,
 }
 

@@ -8,10 +8,16 @@ use std::sync::Arc;
 use gpu_broker_client::protocol::message::{BufferMapped, BufferOf};
 use gpu_broker_client::protocol::{BufferId, Reply, Request};
 
+use gpu_broker_uapi::sync::{
+    DMA_BUF_IOCTL_SYNC, DMA_BUF_SYNC_END, DMA_BUF_SYNC_READ, DMA_BUF_SYNC_START,
+    DMA_BUF_SYNC_WRITE, dma_buf_sync,
+};
+
 use crate::errno::{Errno, Outcome};
 use crate::ioctl::reply;
 use crate::node::{self, Node};
 use crate::real;
+use crate::user;
 
 /// Where fake offsets begin. They say nothing but which buffer they are of.
 const FIRST_OFFSET: u64 = 1 << 32;
@@ -206,6 +212,54 @@ pub(crate) fn map(node: &Node, handle: u32, wanted: Wanted, within: u64) -> Outc
     let mapped =
         unsafe { real::mmap(address, length, protection, flags, memory.fd.as_raw_fd(), offset) };
     if mapped == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(mapped) }
+}
+
+/// Copies between a part of a buffer and the program's memory, through a mapping for the moment.
+///
+/// # Errors
+/// EFAULT for a bad pointer of the program; the kernel's.
+pub(crate) fn copy(
+    memory: &BufferMapped<OwnedFd>,
+    within: u64,
+    length: usize,
+    address: u64,
+    write: bool,
+) -> Outcome<()> {
+    let place = memory.offset.checked_add(within).ok_or(Errno(libc::EINVAL))?;
+    let (start, skipped) = (place - place % PAGE, place % PAGE);
+    let mapped_length =
+        usize::try_from(skipped).ok().and_then(|skipped| skipped.checked_add(length));
+    let mapped_length = mapped_length.ok_or(Errno(libc::EINVAL))?;
+    let start = i64::try_from(start).map_err(|_| Errno(libc::EINVAL))?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let (fd, nowhere) = (memory.fd.as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: a mapping where the kernel likes replaces nothing.
+    let mapped =
+        unsafe { real::mmap(nowhere, mapped_length, protection, libc::MAP_SHARED, fd, start) };
+    if mapped == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // Caches that the GPU does not see into; elsewhere it costs a look. A buffer that is no
+    // dma-buf has none, and the copy itself says what else is wrong.
+    let access = if write { DMA_BUF_SYNC_WRITE } else { DMA_BUF_SYNC_READ };
+    let sync = |edge: u32| {
+        let sync = dma_buf_sync { flags: u64::from(access | edge) };
+        // SAFETY: the structure is read and no more; the fd is the buffer's.
+        unsafe {
+            libc::syscall(libc::SYS_ioctl, fd, u64::from(DMA_BUF_IOCTL_SYNC), &raw const sync)
+        }
+    };
+    sync(DMA_BUF_SYNC_START);
+    let inside = (mapped.expose_provenance() as u64).wrapping_add(skipped);
+    let copied = if write {
+        user::between(inside, address, length)
+    } else {
+        user::between(address, inside, length)
+    };
+    sync(DMA_BUF_SYNC_END);
+    // SAFETY: the mapping was made here, and nothing points into it any more.
+    unsafe { libc::syscall(libc::SYS_munmap, mapped, mapped_length) };
+    copied
 }
 
 /// The memory of a buffer.

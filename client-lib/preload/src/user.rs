@@ -66,6 +66,41 @@ fn is_forbidden() -> bool {
     matches!(Errno::last(), Errno(libc::EPERM | libc::ENOSYS | libc::EACCES))
 }
 
+/// Copies between two places, each of which the kernel checks: a mapping of memory that others
+/// write to meanwhile is no slice.
+///
+/// # Errors
+/// EFAULT when not all of it can be read or written.
+pub(crate) fn between(into: u64, from: u64, length: usize) -> Outcome<()> {
+    let mut copied = 0;
+    while copied < length {
+        let local = remote(into.wrapping_add(copied as u64), length - copied)?;
+        let other = remote(from.wrapping_add(copied as u64), length - copied)?;
+        // SAFETY: the kernel checks both ranges and answers EFAULT; writing to the first is what
+        // the caller was asked to do by whoever it belongs to.
+        let count = unsafe {
+            libc::process_vm_readv(std::process::id().cast_signed(), &local, 1, &other, 1, 0)
+        };
+        match usize::try_from(count) {
+            Ok(0) => return Err(FAULT),
+            Ok(count) => copied += count,
+            Err(_) if is_forbidden() => return between_through_pipe(into, from, length),
+            Err(_) => return Err(FAULT),
+        }
+    }
+    Ok(())
+}
+
+fn between_through_pipe(into: u64, from: u64, length: usize) -> Outcome<()> {
+    let mut chunk = [0; PAGE];
+    for at in (0..length).step_by(PAGE) {
+        let part = chunk.get_mut(..(length - at).min(PAGE)).unwrap_or_default();
+        through_pipe_in(from.wrapping_add(at as u64), part)?;
+        through_pipe_out(into.wrapping_add(at as u64), part)?;
+    }
+    Ok(())
+}
+
 fn through_pipe_in(address: u64, into: &mut [u8]) -> Outcome<()> {
     let (reader, writer) = rustix::pipe::pipe()?;
     let mut at = address;
@@ -204,6 +239,11 @@ mod tests {
             assert_eq!(write(bad, &word), Err(FAULT), "{bad:#x}");
             assert_eq!(through_pipe_in(bad, &mut word), Err(FAULT), "{bad:#x}");
             assert_eq!(through_pipe_out(bad, &word), Err(FAULT), "{bad:#x}");
+            let good = word.as_mut_ptr().expose_provenance() as u64;
+            for (into, from) in [(bad, good), (good, bad)] {
+                assert_eq!(between(into, from, 4), Err(FAULT), "{bad:#x}");
+                assert_eq!(between_through_pipe(into, from, 4), Err(FAULT), "{bad:#x}");
+            }
         }
         assert_eq!(write("read only".as_ptr().addr() as u64, b"x"), Err(FAULT));
     }
@@ -219,6 +259,11 @@ mod tests {
         through_pipe_in(address, &mut copy).expect("it is there");
         assert_eq!(copy, source);
         let place = copy.as_mut_ptr().expose_provenance() as u64;
+        for copy_between in [between, between_through_pipe] {
+            copy.fill(0);
+            copy_between(place, address, source.len()).expect("both are there");
+            assert_eq!(copy, source);
+        }
         write(place, &[9; 5000]).expect("it is ours");
         through_pipe_out(place + 5000, &[8; 5000]).expect("it is ours");
         assert!(copy[..5000].iter().all(|b| *b == 9) && copy[5000..].iter().all(|b| *b == 8));

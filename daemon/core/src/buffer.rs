@@ -124,9 +124,9 @@ impl<H: Hands> Session<H> {
     /// i915 GEM_CREATE and GEM_CREATE_EXT: a zeroed buffer, rounded up to pages.
     ///
     /// # Errors
-    /// EINVAL for flags, for a list of regions other than system memory once, or for size 0; E2BIG
-    /// above the limit of one buffer; ENOMEM at the limit of buffers or of their memory, or from
-    /// the device.
+    /// EINVAL for flags, for a list of regions other than system memory once, or for size 0, or
+    /// one that is rounded up to 2⁶⁴; E2BIG above the limit of one buffer; ENOMEM at the limit of
+    /// buffers or of their memory, or from the device.
     pub fn buffer_create(&self, request: &BufferCreate) -> Result<BufferCreated, Refusal> {
         // NEEDS_CPU_ACCESS, the only flag there is, is for buffers that may live elsewhere too.
         if request.flags != 0 {
@@ -135,13 +135,14 @@ impl<H: Hands> Session<H> {
         if request.regions.as_ref().is_some_and(|regions| regions != &[SYSTEM]) {
             return Err(Reason::BufferRegions.into());
         }
-        if request.size == 0 {
+        // The kernel's sum wraps around to 0 in the last page.
+        let size = request.size.checked_next_multiple_of(PAGE_BYTES).unwrap_or(0);
+        if size == 0 {
             return Err(Reason::BufferSize.into());
         }
-        let size = request.size.checked_next_multiple_of(PAGE_BYTES);
-        let Some(size) = size.filter(|size| *size <= self.buffer_bytes) else {
+        if size > self.buffer_bytes {
             return Err(Reason::BufferTooLarge.into());
-        };
+        }
         let mut memory = self.memory.lock();
         let room = memory.reserve(size)?;
         let device = self.hands.create_buffer(size)?;

@@ -109,7 +109,7 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
     let length = usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?;
     let place = i64::try_from(memory.offset + offset).map_err(|_| Errno(libc::EINVAL))?;
     let fd = memory.fd.as_raw_fd();
-    let mut copied = 0;
+    let mut copied: usize = 0;
     while copied < length {
         let (at, rest) = (address.wrapping_add(copied as u64), length - copied);
         let number = if write { libc::SYS_pwrite64 } else { libc::SYS_pread64 };
@@ -119,8 +119,14 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
         match usize::try_from(result) {
             Ok(0) => return Err(Errno(libc::EFAULT)),
             Ok(count) => copied += count,
-            Err(_) if Errno::last() == Errno(libc::EINTR) => {}
-            Err(_) => return Err(Errno::last()),
+            Err(_) => match Errno::last() {
+                Errno(libc::EINTR) => {}
+                // A dma-buf, which cannot be written and read like a file.
+                Errno(libc::ESPIPE | libc::EINVAL) if copied == 0 => {
+                    return mapping::copy(&memory, offset, length, address, write).map(|()| 0);
+                }
+                errno => return Err(errno),
+            },
         }
     }
     Ok(0)
@@ -179,14 +185,13 @@ pub(super) fn mmap(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 /// MMAP_OFFSET, and with the shorter structure MMAP_GTT.
 pub(super) fn mmap_offset(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type M = drm_i915_gem_mmap_offset;
-    if arg.u64(at!(M, extensions)) != 0 {
-        return Err(Errno(libc::EINVAL));
-    }
+    // There are none.
+    chain::walk(arg.u64(at!(M, extensions)), |_, _| Err::<(), _>(Errno(libc::EINVAL)))?;
     match arg.u64(at!(M, flags)) {
         // One kind of memory behind all of them.
-        0..MODE_UNCACHED => {}
-        // No page attributes to choose from; fixed modes are for devices with memory of their own.
-        MODE_UNCACHED | MODE_FIXED => return Err(Errno(libc::ENODEV)),
+        0..=MODE_UNCACHED => {}
+        // For devices with memory of their own.
+        MODE_FIXED => return Err(Errno(libc::ENODEV)),
         _ => return Err(Errno(libc::EINVAL)),
     }
     let handle = arg.u32(at!(M, handle));

@@ -33,6 +33,10 @@ const ENGINES_MAX: usize = 64 * 64;
 pub(super) fn create(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type C = drm_i915_gem_context_create_ext;
     let flags = arg.u32(at!(C, flags));
+    if flags & !(create_flag::USE_EXTENSIONS | create_flag::SINGLE_TIMELINE) != 0 {
+        // Before the chain is looked at.
+        return Err(Errno(libc::EINVAL));
+    }
     let extensions = if flags & create_flag::USE_EXTENSIONS != 0 {
         chain::walk(arg.u64(at!(C, extensions)), create_extension)?
     } else {
@@ -175,9 +179,23 @@ pub(super) fn set_param(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     put(&mut bytes, at!(P, size), &arg.u32(at!(P, size)).to_ne_bytes());
     put(&mut bytes, at!(P, param), &arg.u64(at!(P, param)).to_ne_bytes());
     put(&mut bytes, at!(P, value), &arg.u64(at!(P, value)).to_ne_bytes());
-    let request = ContextParamRequest { context, param: context_param(&bytes)? };
-    let set =
-        reply!(ask(node, Request::ContextSetParam(request))?, Reply::ContextSetParam(s) => s)?;
+    let set = |param| {
+        let request = Request::ContextSetParam(ContextParamRequest { context, param });
+        reply!(ask(node, request)?, Reply::ContextSetParam(set) => set)
+    };
+    let set = match context_param(&bytes) {
+        Ok(param) => set(param)?,
+        // The context is looked at before what the pointer points at, and the broker says EFAULT
+        // when it gets to where a structure should be.
+        Err(errno) => {
+            let value = ParamValue::Scalar(0);
+            let (param, size) = (arg.u64(at!(P, param)), arg.u32(at!(P, size)));
+            return match set(ContextParam { param, size, value }) {
+                Ok(_) | Err(Errno(libc::EFAULT)) => Err(errno),
+                Err(earlier) => Err(earlier),
+            };
+        }
+    };
     arg.set_u32(at!(P, size), set.size);
     Ok(0)
 }

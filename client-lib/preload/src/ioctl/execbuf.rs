@@ -55,6 +55,11 @@ pub(super) fn execbuffer2(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     if count == 0 || count > OBJECTS_MAX {
         return Err(Errno(libc::EINVAL));
     }
+    if head.dr4 == u32::MAX {
+        // What programs of long ago leave there; the kernel takes it for 0 and says so.
+        head.dr4 = 0;
+        arg.set_u32(at!(E, DR4), 0);
+    }
     let cliprects = arg.u64(at!(E, cliprects_ptr));
     check_flags(&head, cliprects)?;
     let mut lists = Lists::default();

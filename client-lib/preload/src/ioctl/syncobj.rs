@@ -6,7 +6,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use gpu_broker_client::protocol::limits::SYNCOBJS_PER_REQUEST_MAX;
 use gpu_broker_client::protocol::syncobj::{
     SyncobjArray, SyncobjCreate, SyncobjDestroy, SyncobjExport, SyncobjImport, SyncobjQuery,
-    SyncobjTimelineSignal, SyncobjTransfer, SyncobjWait,
+    SyncobjTimelineSignal, SyncobjTransfer, SyncobjWait, flag,
 };
 use gpu_broker_client::protocol::{Reply, Request, SyncobjId};
 use gpu_broker_uapi::drm::{
@@ -19,6 +19,10 @@ use crate::arg::{Arg, at};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
 use crate::user;
+
+/// `DRM_SYNCOBJ_WAIT_FLAGS_WAIT_DEADLINE`: when the program would like to have it. A hint to clocks
+/// of hardware, which are not the program's business here.
+const WAIT_DEADLINE: u32 = 1 << 3;
 
 pub(super) fn create(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type C = drm_syncobj_create;
@@ -72,13 +76,15 @@ fn handles(address: u64, count: u32) -> Outcome<Vec<SyncobjId>> {
 
 pub(super) fn wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type W = drm_syncobj_wait;
-    if arg.u32(at!(W, pad)) != 0 {
-        return Err(Errno(libc::EINVAL));
+    let known = flag::WAIT_ALL | flag::WAIT_FOR_SUBMIT;
+    let flags = wait_flags(arg.u32(at!(W, pad)), arg.u32(at!(W, flags)), known)?;
+    if arg.u32(at!(W, count_handles)) == 0 {
+        return Ok(0);
     }
     let request = SyncobjWait {
         syncobjs: handles(arg.u64(at!(W, handles)), arg.u32(at!(W, count_handles)))?,
         points: None,
-        flags: arg.u32(at!(W, flags)),
+        flags,
         deadline_ns: arg.i64(at!(W, timeout_nsec)),
     };
     let first = waited(node, request)?;
@@ -88,8 +94,10 @@ pub(super) fn wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
 
 pub(super) fn timeline_wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type W = drm_syncobj_timeline_wait;
-    if arg.u32(at!(W, pad)) != 0 {
-        return Err(Errno(libc::EINVAL));
+    let known = flag::WAIT_ALL | flag::WAIT_FOR_SUBMIT | flag::WAIT_AVAILABLE;
+    let flags = wait_flags(arg.u32(at!(W, pad)), arg.u32(at!(W, flags)), known)?;
+    if arg.u32(at!(W, count_handles)) == 0 {
+        return Ok(0);
     }
     let syncobjs = handles(arg.u64(at!(W, handles)), arg.u32(at!(W, count_handles)))?;
     let points = arg.u64(at!(W, points));
@@ -99,7 +107,7 @@ pub(super) fn timeline_wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     let request = SyncobjWait {
         syncobjs,
         points: Some(points),
-        flags: arg.u32(at!(W, flags)),
+        flags,
         deadline_ns: arg.i64(at!(W, timeout_nsec)),
     };
     let first = waited(node, request)?;
@@ -107,10 +115,16 @@ pub(super) fn timeline_wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     Ok(0)
 }
 
-fn waited(node: &Node, request: SyncobjWait) -> Outcome<u32> {
-    if request.syncobjs.is_empty() {
-        return Ok(u32::MAX);
+/// What is asked of a wait, before anything else is looked at. A wait for nothing is over then,
+/// which kernels before 6.12 call EINVAL.
+fn wait_flags(pad: u32, flags: u32, known: u32) -> Outcome<u32> {
+    if pad != 0 || flags & !(known | WAIT_DEADLINE) != 0 {
+        return Err(Errno(libc::EINVAL));
     }
+    Ok(flags & known)
+}
+
+fn waited(node: &Node, request: SyncobjWait) -> Outcome<u32> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
     let left = u64::try_from(request.deadline_ns.saturating_sub(now)).unwrap_or(0);

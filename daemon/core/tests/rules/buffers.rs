@@ -26,7 +26,8 @@ fn regions() {
     }
     refused!(BufferSize, create(4096, 1, &[]));
     refused!(BufferSize, create(0, 0, &[(0, 0)]));
-    refused!(BufferTooLarge, create(u64::MAX, 0, &[(0, 0)]));
+    refused!(BufferTooLarge, create(u64::MAX - 4095, 0, &[(0, 0)]));
+    refused!(BufferSize, create(u64::MAX, 0, &[(0, 0)]));
 }
 
 fn open(rig: &Rig, limits: SessionLimits) -> Session<Fake> {

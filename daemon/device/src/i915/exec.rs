@@ -46,7 +46,7 @@ pub(super) fn submit(
     let mut fences = Fences::gather(context, work)?;
     let mut tries = 0;
     let done = loop {
-        let mut objects = objects(work.objects, &order);
+        let mut objects = objects(work.objects, &order, work.batches.len());
         let mut relocations = relocations(work.objects, &order, work.patches)?;
         let exec = sys::Exec {
             context: context.id,
@@ -130,22 +130,26 @@ fn batches_last<B>(
     Ok(order)
 }
 
+/// The objects as the kernel wants them, the last of which are so many batches. The kernel refuses
+/// a batch that is marked as written, which one whose relocations say so would be.
 fn objects(
     objects: &[Object<'_, super::Buffer>],
     order: &[usize],
+    batches: usize,
 ) -> Vec<drm_i915_gem_exec_object2> {
     let flag = |on: bool, flag: u64| if on { flag } else { 0 };
-    let raw = |object: &Object<'_, super::Buffer>| drm_i915_gem_exec_object2 {
+    let first_batch = order.len().saturating_sub(batches);
+    let raw = |(position, object): (usize, &Object<'_, super::Buffer>)| drm_i915_gem_exec_object2 {
         handle: object.buffer.0.handle.into(),
         offset: canonical(object.address),
         flags: EXEC_OBJECT_PINNED
             | EXEC_OBJECT_SUPPORTS_48B_ADDRESS
-            | flag(object.write, EXEC_OBJECT_WRITE)
+            | flag(object.write && position < first_batch, EXEC_OBJECT_WRITE)
             | flag(object.asynchronous, EXEC_OBJECT_ASYNC)
             | flag(object.capture, EXEC_OBJECT_CAPTURE),
         ..Default::default()
     };
-    order.iter().filter_map(|at| objects.get(*at)).map(raw).collect()
+    order.iter().filter_map(|at| objects.get(*at)).enumerate().map(raw).collect()
 }
 
 /// The batch of a submission that has one; `None` for a parallel one, whose batches are whole

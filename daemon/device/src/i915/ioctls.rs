@@ -4,6 +4,12 @@ use gpu_broker_uapi::drm::*;
 use gpu_broker_uapi::i915::*;
 use gpu_broker_uapi::sync::*;
 
+/// A number with another size of the structure in it. drm-rs has structures of newer kernels (`point`
+/// behind a syncobj's handle, `deadline_nsec` behind a wait), which every kernel takes.
+const fn sized(number: u32, bytes: u32) -> u32 {
+    number & !(0x3fff << 16) | bytes << 16
+}
+
 /// Numbers of every ioctl on the DRM file, on sync_files and on dma-bufs, the frequent ones first: a
 /// filter compares in this order.
 ///
@@ -25,11 +31,15 @@ pub const IOCTLS: &[u32] = &[
     DRM_IOCTL_SYNCOBJ_CREATE,
     DRM_IOCTL_SYNCOBJ_DESTROY,
     DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD,
+    sized(DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD, 24),
     DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE,
+    sized(DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE, 24),
     DRM_IOCTL_SYNCOBJ_WAIT,
+    sized(DRM_IOCTL_SYNCOBJ_WAIT, 40),
     DRM_IOCTL_SYNCOBJ_RESET,
     DRM_IOCTL_SYNCOBJ_SIGNAL,
     DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT,
+    sized(DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT, 48),
     DRM_IOCTL_SYNCOBJ_QUERY,
     DRM_IOCTL_SYNCOBJ_TRANSFER,
     DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
@@ -57,3 +67,14 @@ pub const IOCTLS: &[u32] = &[
     DRM_IOCTL_VERSION,
     DRM_IOCTL_GET_CAP,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_the_size_of_its_structure_in_it() {
+        assert_eq!(sized(DRM_IOCTL_SYNCOBJ_WAIT, 32), DRM_IOCTL_SYNCOBJ_WAIT);
+        assert_eq!(sized(DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT, 48), 0xc030_64ca);
+    }
+}
