@@ -79,6 +79,7 @@ pub use fence::{Fence, FenceState};
 pub use map::{Mapping, SharedBytes};
 pub use socket::default_socket_path;
 pub use syncobj::{Syncobj, SyncobjSet};
+pub use together::Quiet;
 pub use usermem::{
     AdoptedMemory, CpuAccess, GpuAccess, Kept, Shareable, UserBuffer, UserMemory, UserVec, Writers,
 };

@@ -3,10 +3,17 @@
 //! They have the same socket, and answers come to whoever reads. So once a session is shared, each
 //! request and its answer are one turn, and whose turn it is a POSIX lock on the socket says: it is
 //! between processes, and the kernel takes it back from one that dies. Answers to a process that
-//! died are thrown away.
+//! died are thrown away. One that is stopped in the middle of a turn keeps the others waiting until
+//! it continues or dies; nobody else is affected.
+//!
+//! Such a lock has a trap: the kernel also takes it back when its process closes *any* fd of that
+//! socket, in whatever thread. Locks of open file descriptions have no such trap, but a forked child
+//! has the same description. So closing an fd that may be the session's takes a [`Quiet`], during
+//! which no turn is under way, and a turn whose lock may have been lost while it was waited for is
+//! begun anew. For the same reason a process must not have two connections over one socket.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,18 +33,30 @@ const SETTLING_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Together {
     shared: AtomicBool,
     turn: Mutex<()>,
+    /// Held while the lock on the socket must not be lost.
+    calm: Mutex<()>,
+    /// How often fds have been closed; changes under `calm`.
+    closed: AtomicU64,
 }
 
 /// A turn; dropping it ends it.
 pub(crate) struct Mine<'a> {
     socket: &'a OwnedFd,
+    _calm: MutexGuard<'a, ()>,
     _turn: MutexGuard<'a, ()>,
+}
+
+/// Between two turns of this process, while it lives: [`Connection::quiet`].
+#[derive(Debug)]
+pub struct Quiet<'a> {
+    closed: &'a AtomicU64,
+    _calm: MutexGuard<'a, ()>,
 }
 
 impl Together {
     /// One that is shared already.
     pub(crate) fn shared() -> Self {
-        Self { shared: AtomicBool::new(true), turn: Mutex::default() }
+        Self { shared: AtomicBool::new(true), ..Self::default() }
     }
 
     pub(crate) fn is_shared(&self) -> bool {
@@ -53,8 +72,30 @@ impl Together {
             return Ok(None);
         }
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        retry_on_intr(|| fcntl_lock(socket, FlockOperation::LockExclusive))?;
-        Ok(Some(Mine { socket, _turn: turn }))
+        loop {
+            let closed = self.closed.load(Ordering::Relaxed);
+            retry_on_intr(|| fcntl_lock(socket, FlockOperation::LockExclusive))?;
+            let calm = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
+            // Otherwise an fd was closed meanwhile, perhaps after the lock was ours.
+            if self.closed.load(Ordering::Relaxed) == closed {
+                return Ok(Some(Mine { socket, _calm: calm, _turn: turn }));
+            }
+        }
+    }
+
+    fn quiet(&self) -> Option<Quiet<'_>> {
+        if !self.is_shared() {
+            return None;
+        }
+        let calm = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Quiet { closed: &self.closed, _calm: calm })
+    }
+}
+
+impl Drop for Quiet<'_> {
+    /// Counts when the fd is closed: who has counted before may have had the lock before, too.
+    fn drop(&mut self) {
+        self.closed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -93,6 +134,13 @@ impl Connection {
         while self.shared().is_waiting() && Instant::now() < end {
             std::thread::sleep(Duration::from_micros(100));
         }
+    }
+
+    /// To be held while an fd of the session's socket is closed, if the session is shared: the
+    /// kernel takes this process's turn away with any such fd. Waits for a turn that is under way.
+    #[must_use]
+    pub fn quiet(&self) -> Option<Quiet<'_>> {
+        self.shared().together.quiet()
     }
 
     /// Whether other processes may use the session.

@@ -81,6 +81,9 @@ pub(crate) fn adopt(fd: RawFd) -> Option<Node> {
     if rustix::net::sockopt::socket_type(borrowed) != Ok(SocketType::SEQPACKET) {
         return None;
     }
+    if same_socket(borrowed, fd) {
+        return of(fd);
+    }
     let theirs = rustix::net::sockopt::socket_peercred(borrowed).ok()?;
     // Fences are such sockets too; sessions are connected to where the broker listens.
     let known = connect().ok()?;
@@ -92,17 +95,53 @@ pub(crate) fn adopt(fd: RawFd) -> Option<Node> {
     if (theirs.pid, theirs.uid) != (broker.pid, broker.uid) {
         return None;
     }
-    let socket = out_of_the_way(rustix::io::fcntl_dupfd_cloexec(borrowed, 0).ok()?);
-    let connection = Connection::join(socket, known.hello().clone()).ok()?;
+    let joined = || {
+        // Straight to its place: another thread may have a turn on the socket by now, which closing
+        // a first copy would end.
+        let least = OWN_FDS.iter();
+        let copy = |least: &RawFd| rustix::io::fcntl_dupfd_cloexec(borrowed, *least).ok();
+        Connection::join(least.chain([&0]).find_map(copy)?, known.hello().clone()).ok()
+    };
     fork::watch();
     {
         let mut table = table();
+        if let Some(id) = table.as_ref().and_then(|table| table.over(borrowed)) {
+            table.as_mut()?.attach(fd, id);
+            drop(table);
+            return of(fd);
+        }
+        let connection = joined()?;
         let table = table.get_or_insert_default();
         // The primary node's fds can do all that the others can.
         let id = table.insert(crate::tree::PRIMARY, connection);
         table.attach(fd, id);
     }
     of(fd)
+}
+
+/// Whether the fd is another one of a session that this process has; from now on it stands for it.
+/// Two connections over one socket could not keep their turns apart.
+fn same_socket(socket: BorrowedFd<'_>, fd: RawFd) -> bool {
+    let mut table = table();
+    let Some(table) = table.as_mut() else { return false };
+    let Some(id) = table.over(socket) else { return false };
+    table.attach(fd, id);
+    true
+}
+
+/// Whether closing the fd may take away a turn of this process (see [`Connection::quiet`]).
+pub(crate) fn may_be_shared(fd: RawFd) -> bool {
+    let any = table().as_ref().is_some_and(|table| table.shared().next().is_some());
+    any && borrow(fd)
+        .is_ok_and(|fd| rustix::net::sockopt::socket_type(fd) == Ok(SocketType::SEQPACKET))
+}
+
+/// Closes fds of sessions that other processes have too, between turns.
+pub(crate) fn quietly<T>(close: impl FnOnce() -> T) -> T {
+    let shared: Vec<Connection> =
+        table().as_ref().map(|table| table.shared().cloned().collect()).unwrap_or_default();
+    let _quiet: Vec<_> = shared.iter().filter_map(Connection::quiet).collect();
+    close()
 }
 
 /// The fd is about to be sent to another process.
@@ -245,6 +284,19 @@ impl Table {
         let id = FileId(self.next);
         self.files.insert(id, File { minor, connection, fds: 0, buffers: Buffers::default() });
         id
+    }
+
+    /// Sessions that other processes have too.
+    fn shared(&self) -> impl Iterator<Item = &Connection> {
+        self.files.values().map(|file| &file.connection).filter(|one| one.is_shared())
+    }
+
+    /// The open file whose session is over this socket.
+    fn over(&self, socket: BorrowedFd<'_>) -> Option<FileId> {
+        let inode = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let wanted = rustix::fs::fstat(socket).map(inode).ok()?;
+        let own = |file: &File| rustix::fs::fstat(&file.connection).map(inode).ok();
+        self.files.iter().find(|(_, file)| own(file) == Some(wanted)).map(|(id, _)| *id)
     }
 
     fn attach(&mut self, fd: RawFd, id: FileId) {

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <i915_drm.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +145,94 @@ static void passes(void) {
     succeeds(child);
 }
 
+static _Atomic int stop;
+
+static void *stores(void *fd) {
+    for (int n = 0; !stop; n++) stored((int)(intptr_t)fd, n);
+    return NULL;
+}
+
+static void *closes(void *fd) {
+    while (!stop) {
+        int again = dup((int)(intptr_t)fd), other = dup(again);
+        CHECK(again >= 0 && other >= 0);
+        CHECK(dup2(again, other) == other && close(again) == 0 && close(other) == 0);
+    }
+    return NULL;
+}
+
+static void waited(int seconds) {
+    for (time_t end = time(NULL) + seconds; time(NULL) < end;) usleep(10000);
+    stop = 1;
+}
+
+/* Fds of a shared device file are opened and closed while others use it. */
+static void closed(void) {
+    int fd = opened();
+    pid_t child = fork();
+    CHECK(child >= 0);
+    pthread_t threads[3];
+    void *(*const bodies[3])(void *) = {stores, closes, closes};
+    for (int n = 0; n < 3; n++)
+        CHECK(pthread_create(&threads[n], NULL, bodies[n], (void *)(intptr_t)fd) == 0);
+    waited(5);
+    for (int n = 0; n < 3; n++) CHECK(pthread_join(threads[n], NULL) == 0);
+    if (child == 0) _exit(0);
+    succeeds(child);
+}
+
+/* A process sends the device to itself, and uses it by both names at once. */
+static void itself(void) {
+    int ends[2], fd = opened(), other;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    char byte = 0, control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+                             .msg_controllen = sizeof control};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    CHECK(sendmsg(ends[0], &message, 0) == 1 && recvmsg(ends[1], &message, 0) == 1);
+    memcpy(&other, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof other);
+    CHECK(created(fd, 4096) == 1 && created(other, 4096) == 2);
+    pthread_t threads[2];
+    CHECK(pthread_create(&threads[0], NULL, stores, (void *)(intptr_t)fd) == 0);
+    CHECK(pthread_create(&threads[1], NULL, stores, (void *)(intptr_t)other) == 0);
+    waited(3);
+    for (int n = 0; n < 2; n++) CHECK(pthread_join(threads[n], NULL) == 0);
+    CHECK(close(fd) == 0);
+    stored(other, 3);
+}
+
+/* Others that share the file are stopped, and killed, wherever they happen to be. */
+static void struck(unsigned seed) {
+    int fd = opened();
+    for (int round = 0; round < 40; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (;;) stored(fd, 1);
+        }
+        usleep(rand_r(&seed) % 20000);
+        if (round % 2) {
+            CHECK(kill(child, SIGSTOP) == 0 && waitpid(child, NULL, WUNTRACED) == child);
+            pid_t waker = fork();
+            CHECK(waker >= 0);
+            if (waker == 0) {
+                /* Perhaps nobody comes past one that was stopped in its turn, until this. */
+                usleep(50000);
+                _exit(kill(child, SIGCONT) != 0);
+            }
+            stored(fd, round);
+            succeeds(waker);
+        }
+        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+        for (int n = 0; n < 5; n++) stored(fd, n);
+    }
+}
+
 /* Two hundred sessions at once, by path and by /proc, each with its own handles. */
 static void many(void) {
     int fds[200];
@@ -247,6 +337,9 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "passes")) passes();
     else if (!strcmp(mode, "many")) many();
     else if (!strcmp(mode, "hangs")) hangs();
+    else if (!strcmp(mode, "closed")) closed();
+    else if (!strcmp(mode, "itself")) itself();
+    else if (!strcmp(mode, "struck") && count > 2) struck(atoi(arguments[2]));
     else if (!strcmp(mode, "fuzz") && count > 3) fuzz(atoi(arguments[2]), strtoull(arguments[3], NULL, 0));
     else return 2;
     puts("done");

@@ -36,6 +36,23 @@ fn a_process_that_is_sent_the_fd_has_the_open_file() {
 }
 
 #[test]
+fn closing_fds_takes_nobodys_turn_away() {
+    behaves_and_leaves_nothing(&["closed"]);
+}
+
+#[test]
+fn a_process_that_is_sent_its_own_fd_has_one_open_file() {
+    behaves_and_leaves_nothing(&["itself"]);
+}
+
+#[test]
+fn sharers_may_be_stopped_and_killed() {
+    let seed = std::process::id().to_string();
+    eprintln!("seed {seed}");
+    behaves_and_leaves_nothing(&["struck", &seed]);
+}
+
+#[test]
 fn two_hundred_opens_are_two_hundred_sessions() {
     behaves_and_leaves_nothing(&["many"]);
 }

@@ -19,6 +19,17 @@ fn duplicated(old: c_int, new: c_int) -> c_int {
     new
 }
 
+/// Makes a duplicate in the place of another fd, which that closes.
+fn over(to: c_int, duplicate: impl Fn() -> c_int) -> c_int {
+    let ours = || {
+        if !node::may_be_shared(to) {
+            return Verdict::NotOurs;
+        }
+        Verdict::Ours(node::quietly(&duplicate))
+    };
+    decide(-1, ours, &duplicate)
+}
+
 fn control(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
     // SAFETY: the program's own arguments to the same function.
     let result = unsafe { real::fcntl(fd, command, argument) };
@@ -88,6 +99,10 @@ interpose! {
             }
             // Before the number can be given to somebody else.
             node::closed(fd);
+            if node::may_be_shared(fd) {
+                // SAFETY: the program's own argument to the same function.
+                return Verdict::Ours(node::quietly(|| unsafe { real::close(fd) }));
+            }
             Verdict::NotOurs
         };
         // SAFETY: the program's own argument to the same function.
@@ -96,7 +111,8 @@ interpose! {
     /// Closes fds from a number on, but not ours.
     fn closefrom(from: c_int) {
         let ours = || {
-            close_between(c_uint::try_from(from.max(0)).unwrap_or(0), c_uint::MAX, 0);
+            let from = c_uint::try_from(from.max(0)).unwrap_or(0);
+            node::quietly(|| close_between(from, c_uint::MAX, 0));
             Verdict::Ours(())
         };
         decide((), ours, || {
@@ -110,7 +126,7 @@ interpose! {
             if first > last {
                 return Verdict::Refused(Errno(libc::EINVAL));
             }
-            Verdict::Ours(close_between(first, last, flags))
+            Verdict::Ours(node::quietly(|| close_between(first, last, flags)))
         };
         // SAFETY: the program's own arguments to the same function.
         decide(-1, ours, || unsafe { real::close_range(first, last, flags) })
@@ -123,12 +139,12 @@ interpose! {
     /// Duplicates an fd to a number.
     fn dup2(fd: c_int, to: c_int) -> c_int {
         // SAFETY: the program's own arguments to the same function.
-        duplicated(fd, unsafe { real::dup2(fd, to) })
+        duplicated(fd, over(to, || unsafe { real::dup2(fd, to) }))
     }
     /// As `dup2`, with flags.
     fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
         // SAFETY: the program's own arguments to the same function.
-        duplicated(fd, unsafe { real::dup3(fd, to, flags) })
+        duplicated(fd, over(to, || unsafe { real::dup3(fd, to, flags) }))
     }
     /// Duplicates fds too, among other things.
     fn fcntl(fd: c_int, command: c_int, argument: c_ulong) -> c_int {
