@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use crate::calls::{self, Call};
 use crate::context::{Context, ContextBuilder};
 use crate::error::Error;
+use crate::lists::{self, Lists, Next, Slot};
 use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     passing: RwLock<()>,
     generation: Generation,
     pub(crate) together: Together,
+    lists: Lists<Mutex<Slot>>,
 }
 
 /// Requests waiting for answers, and the right to read the socket.
@@ -342,6 +344,9 @@ impl Connection {
         let submit = || {
             let _passing = self.shared.passing.read().unwrap_or_else(PoisonError::into_inner);
             self.shared.held.check(lists.objects)?;
+            if lists::is_for(&self.shared.hello, lists) {
+                return self.execbuf_kept(head, lists, in_fence);
+            }
             let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
             self.shared.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode)
         };
@@ -352,6 +357,31 @@ impl Connection {
             }
         }
         submit()
+    }
+
+    /// An EXECBUF that the daemon keeps, and is sent what is new of.
+    fn execbuf_kept(
+        &self,
+        head: &ExecbufHead,
+        lists: &ExecbufLists<'_>,
+        in_fence: Option<BorrowedFd<'_>>,
+    ) -> Result<ExecbufReply<OwnedFd>, Error> {
+        let all = &self.shared.lists;
+        let (list, slot) = all.slot(head.context).ok_or(Error::Unsendable(Violation::TooLong))?;
+        // Nothing panics while the lock is held but the allocator; then nothing is known.
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.fill(head, lists)?;
+        loop {
+            let runs = slot.prepare(list, all.generation());
+            let fds = if runs { in_fence.as_slice() } else { &[] };
+            let asked = if runs { Asked::by(head, lists) } else { Asked::NOTHING };
+            let fill = |seq, out: &mut Vec<u8>| slot.encode(seq, out);
+            let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
+            let answer = self.shared.call(Opcode::ExecbufList, fill, fds, decode);
+            if slot.answered(&answer) == Next::Over {
+                return answer;
+            }
+        }
     }
 }
 
@@ -410,6 +440,7 @@ impl Shared {
             passing: RwLock::default(),
             generation: Generation::current(),
             together: Together::default(),
+            lists: Lists::default(),
         }
     }
 

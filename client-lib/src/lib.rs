@@ -57,6 +57,7 @@ mod execbuf;
 mod fence;
 pub mod gen9;
 mod identity;
+mod lists;
 mod map;
 mod proto;
 mod scratch;

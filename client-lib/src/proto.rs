@@ -159,6 +159,9 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// What only changes a list has neither addresses nor a fence.
+    pub(crate) const NOTHING: Self = Self { objects: 0, fence: false };
+
     pub(crate) const fn by(head: &ExecbufHead, lists: &ExecbufLists<'_>) -> Self {
         Self { objects: lists.objects.len(), fence: head.flags & flag::FENCE_OUT != 0 }
     }

@@ -24,6 +24,7 @@ use crate::directory::Entry;
 use crate::fds;
 use crate::lane::{self, Done, Lane, Panicked};
 use crate::limiter::session_error;
+use crate::lists;
 use crate::packet::{self, Fds, Received, Scratch, Socket, Unsent};
 use crate::requests::{Answer, Fault, Open};
 use crate::server::Server;
@@ -50,7 +51,7 @@ pub(crate) struct Connection<D: Device> {
     handled: Option<Handled>,
     /// The class is over its rate: no request is read before this timer ends.
     pause: Option<Pin<Box<Sleep>>>,
-    /// The request that is at a device whose calls may wait.
+    /// The request that is at a device whose calls may wait, or that takes long.
     lane: Option<Box<Lane<D>>>,
     /// The body of that request, if it closes a buffer.
     closing: Option<Box<[u8]>>,
@@ -102,14 +103,14 @@ impl<D: Device> Connection<D> {
             })
         })
         .await;
-        if D::MAY_BLOCK {
+        if D::MAY_BLOCK || self.lane.is_some() {
             self.finish_at_device(&end).await;
         } else {
             self.finish(&end);
         }
     }
 
-    /// As [`Self::finish`], for a device whose calls may wait: hangs up at once, and gives the seat
+    /// As [`Self::finish`], while a request may be at the device: hangs up at once, and gives the seat
     /// back when the device has let go of everything.
     async fn finish_at_device(mut self, end: &End) {
         self.discard_unsent();
@@ -211,9 +212,7 @@ impl<D: Device> Connection<D> {
             }
             State::Hello(None) => {}
         }
-        if D::MAY_BLOCK
-            && let Some(lane) = &mut self.lane
-        {
+        if let Some(lane) = &mut self.lane {
             let done = ready!(lane.poll_done(cx));
             return Poll::Ready(self.lane_done(cx, scratch, done));
         }
@@ -259,7 +258,7 @@ impl<D: Device> Connection<D> {
     fn record(&mut self, now: Time) {
         if let Some(Handled { came, opcode }) = self.handled.take() {
             let counts = &self.entry.log.class.counts;
-            let execbuf = opcode == Opcode::Execbuf as u16;
+            let execbuf = [Opcode::Execbuf as u16, Opcode::ExecbufList as u16].contains(&opcode);
             let histogram = if execbuf { &counts.execbuf } else { &counts.other };
             histogram.record(now.0.saturating_sub(came.0));
         }
@@ -289,7 +288,7 @@ impl<D: Device> Connection<D> {
             Err(violation) => (NO_HEADER, Err(violation.into())),
             Ok((header, _)) if header.flags != 0 => (header, Err(Violation::UnknownFlags.into())),
             Ok((header, _)) if starved => (header, Err(Refusal::new(Reason::DaemonFds).into())),
-            Ok((header, body)) if D::MAY_BLOCK && self.may_block(header) => {
+            Ok((header, body)) if self.takes_long(header, body) => {
                 self.begin_lane(now, header, body, fds);
                 return None;
             }
@@ -301,8 +300,12 @@ impl<D: Device> Connection<D> {
     }
 
     /// Whether a request goes to a thread of its own.
-    fn may_block(&self, header: Header) -> bool {
-        matches!(self.state, State::Hello(_)) || lane::may_block(header.opcode)
+    fn takes_long(&self, header: Header, body: &[u8]) -> bool {
+        let is_open = matches!(self.state, State::Open(_));
+        if D::MAY_BLOCK {
+            return !is_open || lane::may_block(header.opcode);
+        }
+        is_open && lists::is_long(header, body)
     }
 
     fn begin_lane(&mut self, now: Time, header: Header, body: &[u8], fds: Fds) {

@@ -18,6 +18,7 @@ use crate::hands::{DeviceHands, HangSink, SessionLog, outcome_of};
 use crate::hangs::{Culprit, HangBook};
 use crate::identity::Identity;
 use crate::limiter::session_warn;
+use crate::lists::ListBook;
 use crate::outbox::Outbox;
 use crate::trace::TraceBook;
 
@@ -47,13 +48,14 @@ pub(crate) struct Books<D: Device> {
     pub(crate) hangs: HangBook,
     pub(crate) events: Events<D>,
     pub(crate) trace: TraceBook,
+    pub(crate) lists: Arc<ListBook>,
 }
 
 impl<D: Device> Books<D> {
     pub(crate) fn new(clock: Clock) -> Self {
         let (hangs, events, trace) =
             (HangBook::default(), Events::new(clock), TraceBook::default());
-        Self { clock, hangs, events, trace }
+        Self { clock, hangs, events, trace, lists: ListBook::new() }
     }
 }
 

@@ -87,6 +87,9 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
         DeviceError::NoFence => Reason::SyncobjEmpty.into(),
         DeviceError::Lost => Reason::DeviceWedged.into(),
         DeviceError::PagesGone => Reason::UserptrInvalidated.into(),
+        DeviceError::InFlight => {
+            Refusal::new(Reason::InFlightLimit).with_detail("too many objects in flight")
+        }
         DeviceError::Os { errno, doing } => {
             Refusal::new(Reason::DeviceError).with_errno(*errno).with_detail(*doing)
         }
@@ -233,7 +236,8 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
             | DeviceError::NotASyncobj
             | DeviceError::NoFence
             | DeviceError::Lost
-            | DeviceError::PagesGone => refusal_of(&error),
+            | DeviceError::PagesGone
+            | DeviceError::InFlight => refusal_of(&error),
         })
     }
 

@@ -1,4 +1,5 @@
-//! Requests of a device whose calls may wait in the kernel ([`Device::MAY_BLOCK`]).
+//! Requests of a device whose calls may wait in the kernel ([`Device::MAY_BLOCK`]), and of others
+//! those that take long ([`crate::lists::is_long`]), which take turns: the reactor needs a processor.
 //!
 //! They run on a thread of the runtime's pool, one at a time for each connection, which reads its
 //! next request when this one is answered: as for a thread that is inside an ioctl. So one client
@@ -13,7 +14,8 @@ use gpu_broker_core::Time;
 use gpu_broker_device::{Device, DeviceFile as _};
 use gpu_broker_protocol::message::HelloReply;
 use gpu_broker_protocol::{Header, Opcode};
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::directory::Entry;
 use crate::packet::Fds;
@@ -41,6 +43,20 @@ pub(crate) fn may_block(opcode: u16) -> bool {
         Opcode::UserptrInvalidate,
     ];
     !INLINE.iter().any(|inline| *inline as u16 == opcode)
+}
+
+/// Does something on a thread of the pool when its turn comes. A panic goes on here.
+async fn in_turn<T: Send + 'static>(
+    turns: Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let _turn = turns.acquire_owned().await;
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is going, and takes this along.
+        Err(Err(_cancelled)) => std::future::pending().await,
+    }
 }
 
 /// A request that is being done.
@@ -102,6 +118,7 @@ impl<D: Device> Lane<D> {
         body: &[u8],
         (mut lent, mut fds): (Open<D>, Fds),
     ) -> Self {
+        let turns = Arc::clone(&server.long);
         let (server, entry, body) = (Arc::clone(server), Arc::clone(entry), Box::from(body));
         let handle = move || {
             let body: Box<[u8]> = body;
@@ -112,7 +129,12 @@ impl<D: Device> Lane<D> {
             let result = lent.handle(&server, &entry, now, header, &body, &mut fds);
             (lent, result, fds)
         };
-        Self { came: now, header, work: Work::Request(tokio::task::spawn_blocking(handle)) }
+        let work = if D::MAY_BLOCK {
+            tokio::task::spawn_blocking(handle)
+        } else {
+            tokio::spawn(in_turn(turns, handle))
+        };
+        Self { came: now, header, work: Work::Request(work) }
     }
 
     /// The request's end.

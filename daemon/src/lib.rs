@@ -35,6 +35,7 @@ mod identity;
 mod lane;
 mod limiter;
 mod listeners;
+mod lists;
 mod logging;
 mod metrics;
 mod outbox;
@@ -156,7 +157,11 @@ fn serve<D: Device>(
     device::warn_of_privileges(&description, &config.policy);
     // Identities are looked up, which comes in crowds; and of a device whose calls may wait a
     // session has at most one call in the kernel, so that none waits for another's to return.
-    let calls = if D::MAY_BLOCK { config.daemon.sessions as usize + SPARE_THREADS } else { 0 };
+    let calls = if D::MAY_BLOCK {
+        config.daemon.sessions as usize + SPARE_THREADS
+    } else {
+        lists::LONG_AT_ONCE
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(identity::LOOKUPS_MAX.saturating_add(calls))

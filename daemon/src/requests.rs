@@ -19,6 +19,7 @@ use crate::directory::{Entry, Fired, SessionOf};
 use crate::fences::FenceBook;
 use crate::hands::refusal_of;
 use crate::hangs::Viewer;
+use crate::lists::Shelf;
 use crate::packet::Fds;
 use crate::server::Server;
 use crate::status;
@@ -37,6 +38,8 @@ pub(crate) struct Open<D: Device> {
     pub(crate) waits_max: u32,
     /// What fired while a request was at the device, whose locks must not be waited for.
     late: Vec<Fired>,
+    /// Most clients have none.
+    pub(crate) lists: Option<Arc<Shelf>>,
 }
 
 /// The answer to a request that was not refused.
@@ -78,6 +81,7 @@ impl<D: Device> Open<D> {
             fences: FenceBook::default(),
             waits: None,
             late: Vec::new(),
+            lists: None,
             capabilities,
             fences_max: limits.fences,
             waits_max: limits.pending_waits,
@@ -100,6 +104,7 @@ impl<D: Device> Open<D> {
             fences,
             waits: None,
             late: Vec::new(),
+            lists: self.lists.clone(),
             capabilities: Arc::clone(&self.capabilities),
             ..*self
         }
@@ -108,6 +113,7 @@ impl<D: Device> Open<D> {
     /// The request is done; its fences are ours again, and what fired meanwhile is looked at.
     pub(crate) fn take_back(&mut self, lent: Self, now: Time) {
         self.fences = lent.fences;
+        self.lists = lent.lists;
         let late = std::mem::take(&mut self.late);
         self.watches_fired(now, &late);
     }
@@ -170,6 +176,10 @@ impl<D: Device> Open<D> {
             }
             let reply = self.execbuf(now, &request, fds)?;
             return Ok(Answer::Now(Reply::Execbuf(reply)));
+        }
+        if header.opcode == Opcode::ExecbufList as u16 {
+            let reply = self.execbuf_list(server, entry, now, body, fds)?;
+            return Ok(Answer::Now(Reply::ExecbufList(reply)));
         }
         let request = Request::decode(header.opcode, body)?;
         let mut positions = 0..fds.len();
@@ -262,7 +272,7 @@ impl<D: Device> Open<D> {
         }))
     }
 
-    fn execbuf(
+    pub(crate) fn execbuf(
         &mut self,
         now: Time,
         request: &Execbuf<'_>,

@@ -11,6 +11,7 @@ use gpu_broker_protocol::admin::{AdminNews, kind};
 use gpu_broker_protocol::status as wire;
 use gpu_broker_protocol::{Epitaph, EpitaphCode, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::Doors;
 use crate::args::Args;
@@ -25,6 +26,7 @@ use crate::hands::DeviceHands;
 use crate::identity::{Credentials, Identity, Registrar, is_operator};
 use crate::limiter::{Limiter, limited, warn_limited};
 use crate::listeners::{Listeners, Origin, Running, Taken};
+use crate::lists::LONG_AT_ONCE;
 
 use crate::metrics::{self, Bound};
 use crate::packet::{Acceptor, Socket};
@@ -60,6 +62,8 @@ pub(crate) struct Server<D: Device> {
     limiter: Limiter,
     /// Since it serves.
     confinement: OnceLock<Confinement>,
+    /// Turns of long submissions, on a device whose calls do not wait.
+    pub(crate) long: Arc<Semaphore>,
     /// Nobody new is let in.
     draining: AtomicBool,
     refusals: AtomicU64,
@@ -90,6 +94,7 @@ impl<D: Device> Server<D> {
             clock,
             limiter: Limiter::default(),
             confinement: OnceLock::new(),
+            long: Arc::new(Semaphore::new(LONG_AT_ONCE)),
             draining: AtomicBool::new(false),
             refusals: AtomicU64::new(0),
             violations: AtomicU64::new(0),

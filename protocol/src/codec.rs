@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::AdminListen;
 use crate::execbuf;
+use crate::execlist::ExecbufList;
 use crate::header::{Header, HeaderFlags, Opcode};
 use crate::limits::BODY_BYTES_MAX;
 use crate::message::*;
@@ -98,13 +99,20 @@ macro_rules! control_messages {
             /// Decodes the body of a control request.
             ///
             /// # Errors
-            /// [`Violation::UnknownOpcode`] for EXECBUF (see [`crate::execbuf`]), events and
-            /// numbers without a meaning; [`Violation::Short`], [`Violation::Trailing`] or
-            /// [`Violation::Malformed`] for bodies that are not exactly what the opcode says.
+            /// [`Violation::UnknownOpcode`] for EXECBUF and EXECBUF_LIST (see [`crate::execbuf`] and
+            /// [`crate::execlist`]), events and numbers without a meaning; [`Violation::Short`],
+            /// [`Violation::Trailing`] or [`Violation::Malformed`] for bodies that are not exactly
+            /// what the opcode says.
             pub fn decode(opcode: u16, body: &[u8]) -> Result<Self, Violation> {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Request $name $request body),)*
-                    Some(Opcode::Execbuf | Opcode::Epitaph | Opcode::Hang | Opcode::AdminEvent)
+                    Some(
+                        Opcode::Execbuf
+                        | Opcode::ExecbufList
+                        | Opcode::Epitaph
+                        | Opcode::Hang
+                        | Opcode::AdminEvent,
+                    )
                     | None => Err(Violation::UnknownOpcode),
                 }
             }
@@ -117,6 +125,7 @@ macro_rules! control_messages {
                 match self {
                     $(control_messages!(@reply_pattern $name $reply) => Opcode::$name,)*
                     Reply::Execbuf(_) => Opcode::Execbuf,
+                    Reply::ExecbufList(_) => Opcode::ExecbufList,
                 }
             }
         }
@@ -126,7 +135,10 @@ macro_rules! control_messages {
                 match self {
                     $(control_messages!(@reply_bind $name $reply body) =>
                         control_messages!(@put $reply body out),)*
-                    Reply::Execbuf(reply) => { execbuf::encode_reply(reply, out); Ok(()) }
+                    Reply::Execbuf(reply) | Reply::ExecbufList(reply) => {
+                        execbuf::encode_reply(reply, out);
+                        Ok(())
+                    }
                 }
             }
         }
@@ -140,6 +152,8 @@ macro_rules! control_messages {
                 match Opcode::from_u16(opcode) {
                     $(Some(Opcode::$name) => control_messages!(@get Reply $name $reply body),)*
                     Some(Opcode::Execbuf) => execbuf::decode_reply(body).map(Reply::Execbuf),
+                    Some(Opcode::ExecbufList) =>
+                        execbuf::decode_reply(body).map(Reply::ExecbufList),
                     Some(Opcode::Epitaph | Opcode::Hang | Opcode::AdminEvent) | None =>
                         Err(Violation::UnknownOpcode),
                 }
@@ -254,6 +268,22 @@ pub fn encode_execbuf(
     }
     message(out, header, |out| {
         execbuf::encode(head, lists, out);
+        Ok(())
+    })
+}
+
+/// Appends an EXECBUF_LIST as a whole message.
+///
+/// # Errors
+/// [`Violation::TooLong`] when it does not fit in a message.
+pub fn encode_execbuf_list(
+    seq: u32,
+    request: &ExecbufList<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Violation> {
+    let header = Header { opcode: Opcode::ExecbufList as u16, flags: 0, seq };
+    message(out, header, |out| {
+        request.encode(out);
         Ok(())
     })
 }
@@ -412,6 +442,9 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             },
             Self::Execbuf(ExecbufReply { offsets, fence }) => {
                 Reply::Execbuf(ExecbufReply { offsets, fence: fence.map(&mut f).transpose()? })
+            },
+            Self::ExecbufList(ExecbufReply { offsets, fence }) => {
+                Reply::ExecbufList(ExecbufReply { offsets, fence: fence.map(&mut f).transpose()? })
             },
             Self::FenceMerge(Fence { fd }) => Reply::FenceMerge(Fence { fd: f(fd)? }),
             Self::BufferExport(BufferExported { fd }) => {

@@ -231,6 +231,14 @@ pub struct ExecbufLists<'a> {
 }
 
 impl ExecbufLists<'_> {
+    /// Bytes of the body they make with a head.
+    #[must_use]
+    pub const fn body_bytes(&self) -> usize {
+        let wide = self.objects.len() * OBJECT_BYTES + self.relocations.len() * RELOCATION_BYTES;
+        let fences = self.fences.len() * FENCE_BYTES + self.points.len() * POINT_BYTES;
+        FIXED_BYTES + wide + fences + self.extensions.len() * EXTENSION_BYTES
+    }
+
     /// Whether the extensions own exactly the points there are. Nothing could take lists apart
     /// that do not agree.
     #[must_use]

@@ -144,6 +144,8 @@ opcodes! {
     UserptrInvalidate = 0x0321,
     /// i915 GEM_EXECBUFFER2; fixed layout, see [`crate::execbuf`].
     Execbuf = 0x0401,
+    /// Changes a list the daemon keeps, and runs it as an EXECBUF; see [`crate::execlist`].
+    ExecbufList = 0x0410,
     /// State of a fence fd.
     FenceStatus = 0x0501,
     /// One fence fd that signals when two others have.

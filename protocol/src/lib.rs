@@ -17,6 +17,7 @@
 pub mod admin;
 pub mod codec;
 pub mod execbuf;
+pub mod execlist;
 pub mod hang;
 pub mod header;
 pub mod identity;

@@ -37,9 +37,17 @@ pub const USERPTR_MEMFDS_PER_SESSION_MAX: u32 = 1024;
 pub const USERPTR_MEMFD_BYTES_MAX: u64 = BUFFER_BYTES_MAX;
 /// Milliseconds USERPTR_INVALIDATE may wait for the GPU.
 pub const USERPTR_INVALIDATE_MS_MAX: u64 = 60_000;
-/// Objects of one EXECBUF. As many fit in a message beside the header and the fixed part; other
-/// lists share that room.
-pub const OBJECTS_PER_EXECBUF_MAX: u32 = 1024;
+/// Objects of one EXECBUF. Beside the fixed part a message has room for 1364; EXECBUF_LIST submits
+/// more.
+pub const OBJECTS_PER_EXECBUF_MAX: u32 = 16 * 1024;
+/// Objects of one EXECBUF that need not be PINNED: as many addresses fit in the reply.
+pub const UNPINNED_PER_EXECBUF_MAX: u32 = 8190;
+/// Lists that the daemon keeps for a session (EXECBUF_LIST).
+pub const EXECBUF_LISTS_PER_SESSION_MAX: usize = 4;
+/// Bytes of one list.
+pub const EXECBUF_LIST_BYTES_MAX: usize = 2 << 20;
+/// Bytes of the lists of all sessions; beyond, the user who has most loses those used longest ago.
+pub const EXECBUF_LISTS_BYTES_MAX: usize = 256 << 20;
 /// Requests accepted by EXECBUF and not completed yet, per session.
 pub const SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX: u32 = 4096;
 /// Syncobjs of one session.
@@ -54,8 +62,9 @@ pub const SYNCOBJ_EXPORTS_PER_SESSION_MAX: u32 = 256;
 pub const QUERY_ITEMS_MAX: usize = 64;
 /// Fences of one EXECBUF, array and timelines together.
 pub const FENCES_PER_EXECBUF_MAX: usize = 1024;
-/// Relocations of one EXECBUF. As many fit in a message beside a few dozen objects.
-pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 1900;
+/// Relocations of one EXECBUF. Beside a few dozen objects a message has room for 1900; EXECBUF_LIST
+/// submits more.
+pub const RELOCATIONS_PER_EXECBUF_MAX: usize = 32 * 1024;
 /// Replies a session may be owed later (waits that have not ended).
 pub const PENDING_WAITS_PER_SESSION_MAX: u32 = 256;
 /// Out-fences of one session that are not signalled yet, where each costs the daemon one fd: on the
@@ -93,21 +102,27 @@ pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// Unit of buffer sizes and GPU addresses, in bytes.
 pub const PAGE_BYTES: u64 = 4096;
 
-// What a request may name fits in a message, and so does the answer, so that a client that stays
-// within the limits is never hung up on, and the daemon never owes a reply it cannot send.
+// What a request may name fits in a message, or in a list if it is an EXECBUF, and so does the answer,
+// so that a client that stays within the limits is never hung up on, and the daemon never owes a reply
+// it cannot send. One too many fits as well, so that it is refused with an errno.
 const _: () = {
     use crate::execbuf::{
         EXTENSION_BYTES, FENCE_BYTES, FIXED_BYTES, OBJECT_BYTES, POINT_BYTES, RELOCATION_BYTES,
     };
-    let objects = OBJECTS_PER_EXECBUF_MAX as usize;
-    assert!(FIXED_BYTES + objects * OBJECT_BYTES <= BODY_BYTES_MAX);
-    assert!(8 + objects * 8 <= BODY_BYTES_MAX, "EXECBUF's reply: an address for each object");
+    let unpinned = UNPINNED_PER_EXECBUF_MAX as usize;
+    assert!(8 + unpinned * 8 <= BODY_BYTES_MAX, "EXECBUF's reply: an address for each object");
+    let objects = OBJECTS_PER_EXECBUF_MAX as usize + 1;
+    let relocations = RELOCATIONS_PER_EXECBUF_MAX + 1;
+    let lists = FIXED_BYTES + objects * OBJECT_BYTES + relocations * RELOCATION_BYTES;
+    let fences = (FENCES_PER_EXECBUF_MAX + 1) * (FENCE_BYTES + POINT_BYTES);
+    let chain = (EXTENSIONS_PER_CHAIN_MAX + 1) * EXTENSION_BYTES;
+    assert!(lists + fences + chain <= EXECBUF_LIST_BYTES_MAX);
+    assert!(EXECBUF_LISTS_PER_SESSION_MAX * EXECBUF_LIST_BYTES_MAX < EXECBUF_LISTS_BYTES_MAX);
     // Beside the other lists there is room for the one or two objects every batch has.
     let batch = FIXED_BYTES + 2 * OBJECT_BYTES;
     assert!(batch + FENCES_PER_EXECBUF_MAX * FENCE_BYTES <= BODY_BYTES_MAX);
     let nodes = EXTENSIONS_PER_CHAIN_MAX * EXTENSION_BYTES;
     assert!(batch + nodes + FENCES_PER_EXECBUF_MAX * POINT_BYTES <= BODY_BYTES_MAX);
-    assert!(batch + RELOCATIONS_PER_EXECBUF_MAX * RELOCATION_BYTES <= BODY_BYTES_MAX);
     // SYNCOBJ_WAIT: two lists, a byte that says there are points, flags and deadline.
     assert!(
         8 + SYNCOBJS_PER_REQUEST_MAX * 4 + 1 + 8 + SYNCOBJS_PER_REQUEST_MAX * 8 + 12
@@ -118,14 +133,8 @@ const _: () = {
     // A record that ran: four numbers, an engine, a tag and how long.
     assert!(8 + 8 + TRACE_RECORDS_PER_READ_MAX * 44 < BODY_BYTES_MAX);
 };
-// One too many fits as well, so that it is refused with an errno and not taken for a breach.
+// One too many fits here too.
 const _: () = {
-    use crate::execbuf::{FIXED_BYTES, OBJECT_BYTES, RELOCATION_BYTES};
-    assert!(FIXED_BYTES + (OBJECTS_PER_EXECBUF_MAX as usize + 1) * OBJECT_BYTES <= BODY_BYTES_MAX);
-    assert!(
-        FIXED_BYTES + OBJECT_BYTES + (RELOCATIONS_PER_EXECBUF_MAX + 1) * RELOCATION_BYTES
-            <= BODY_BYTES_MAX
-    );
     // CONTEXT_CREATE with nodes that set a scalar, 56 bytes each; an engine map's slots.
     assert!(4 + 8 + (EXTENSIONS_PER_CHAIN_MAX + 1) * 56 <= BODY_BYTES_MAX);
     assert!(4 + 12 + 4 + 8 + (ENGINE_SLOTS_MAX + 1) * 4 + 8 <= BODY_BYTES_MAX);

@@ -214,6 +214,8 @@ pub enum Reply<Fd> {
     BufferWait(Waited),
     /// To EXECBUF.
     Execbuf(ExecbufReply<Fd>),
+    /// To EXECBUF_LIST.
+    ExecbufList(ExecbufReply<Fd>),
     /// To FENCE_STATUS.
     FenceStatus(FenceState),
     /// To FENCE_MERGE.

@@ -90,11 +90,9 @@ reasons! {
     VersionUnsupported = 1, EPROTONOSUPPORT, "version-unsupported",
         "the daemon does not speak any version the client offered; update the older of the two";
     /// The client's name is too long or not text.
-    ClientName = 2, EINVAL, "client-name",
-        "the client name must be at most 64 bytes of printable UTF-8";
+    ClientName = 2, EINVAL, "client-name", "the client name must be at most 64 bytes of printable UTF-8";
     /// An fd is not what the request takes.
-    WrongFdKind = 3, EINVAL, "wrong-fd-kind",
-        "the file descriptor is not of the kind this request takes";
+    WrongFdKind = 3, EINVAL, "wrong-fd-kind", "the file descriptor is not of the kind this request takes";
     /// The daemon has no file descriptors left.
     DaemonFds = 4, EMFILE, "daemon-fds",
         "the daemon is out of file descriptors; close some objects or raise LimitNOFILE";
@@ -110,8 +108,7 @@ reasons! {
     NoSuchSession = 8, ENOENT, "no-such-session",
         "no session has that number, or it is another user's; status lists those there are";
     /// No such class or limit.
-    NoSuchClass = 9, ENOENT, "no-such-class",
-        "the policy has no class, or no limit, of that name";
+    NoSuchClass = 9, ENOENT, "no-such-class", "the policy has no class, or no limit, of that name";
 
     /// ADMIN_LISTEN
     ListenerName = 16, EEXIST, "listener-name",
@@ -131,8 +128,7 @@ reasons! {
     ContextLimit = 20, ENOMEM, "context-limit",
         "the session or its class has as many contexts as it may; destroy one first";
     /// Too many VMs.
-    VmLimit = 21, ENOMEM, "vm-limit",
-        "the session or its class has as many VMs as it may; destroy one first";
+    VmLimit = 21, ENOMEM, "vm-limit", "the session or its class has as many VMs as it may; destroy one first";
     /// Too many buffers.
     BufferLimit = 22, ENOMEM, "buffer-limit",
         "the session or its class has as many buffers as it may; close one first";
@@ -168,8 +164,7 @@ reasons! {
     /// A field that must be zero is not.
     ReservedNotZero = 105, EINVAL, "reserved-not-zero", "a reserved field must be 0";
     /// §3
-    ExtensionUnknown = 106, EINVAL, "extension-unknown",
-        "this request has no extension with that name";
+    ExtensionUnknown = 106, EINVAL, "extension-unknown", "this request has no extension with that name";
     /// §3
     ExtensionChainTooLong = 107, E2BIG, "extension-chain-too-long",
         "an extension chain has at most 512 nodes";
@@ -177,8 +172,7 @@ reasons! {
     ExtensionContextId = 108, EINVAL, "extension-context-id",
         "the context id inside a creation extension must be 0";
     /// §4
-    ParamUnknown = 109, EINVAL, "param-unknown",
-        "no context parameter with that number can be used this way";
+    ParamUnknown = 109, EINVAL, "param-unknown", "no context parameter with that number can be used this way";
     /// §4
     ParamSize = 110, EINVAL, "param-size", "the size does not go with this context parameter";
     /// §4
@@ -193,8 +187,7 @@ reasons! {
     PriorityPrivilege = 114, EPERM, "priority-privilege",
         "the policy does not give this peer that priority; above 0 nobody has it unless told so";
     /// §4 PRIORITY
-    PriorityUnsupported = 115, ENODEV, "priority-unsupported",
-        "the device's scheduler has no priorities";
+    PriorityUnsupported = 115, ENODEV, "priority-unsupported", "the device's scheduler has no priorities";
     /// §4 PERSISTENCE
     PersistenceNeedsHangcheck = 116, EINVAL, "persistence-needs-hangcheck",
         "persistent contexts need hang checking, which is off";
@@ -292,8 +285,7 @@ reasons! {
     /// Size 0 or flags.
     BufferSize = 301, EINVAL, "buffer-size", "a buffer has at least one byte and no flags";
     /// Too large for an object.
-    BufferTooLarge = 302, E2BIG, "buffer-too-large",
-        "the buffer is larger than the limit in HELLO";
+    BufferTooLarge = 302, E2BIG, "buffer-too-large", "the buffer is larger than the limit in HELLO";
     /// §17
     WaitFlags = 303, EINVAL, "wait-flags", "a wait takes no flags";
     /// §17
@@ -313,8 +305,7 @@ reasons! {
     BufferUnsupported = 313, ENODEV, "buffer-unsupported",
         "the device does not offer this for its buffers";
     /// SET_TILING
-    BufferTiling = 314, EINVAL, "buffer-tiling",
-        "the device cannot tile with this mode and stride";
+    BufferTiling = 314, EINVAL, "buffer-tiling", "the device cannot tile with this mode and stride";
     /// MADVISE
     BufferAdvice = 315, EINVAL, "buffer-advice", "the advice is 0 or 1";
     /// PRIME_HANDLE_TO_FD
@@ -384,8 +375,7 @@ reasons! {
     UserptrPages = 360, EFAULT, "userptr-pages",
         "the application's memory cannot be reached; it was cut off, or the machine is out of memory";
     /// INVALIDATE of another buffer.
-    UserptrExpected = 361, EINVAL, "userptr-expected",
-        "the buffer is not an application's memory";
+    UserptrExpected = 361, EINVAL, "userptr-expected", "the buffer is not an application's memory";
     /// INVALIDATE took too long.
     UserptrInUse = 362, ETIME, "userptr-in-use",
         "the GPU still uses the old pages; keep them and invalidate again";
@@ -462,6 +452,18 @@ reasons! {
     /// §13.3
     ExecFencePoint = 426, EINVAL, "exec-fence-point",
         "one submission cannot wait for a point of a timeline and signal it";
+    /// EXECBUF_LIST: another base, or the daemon needed the room.
+    ExecListStale = 427, EAGAIN, "exec-list-stale",
+        "the daemon does not have the list as it was; send all of it, from nothing";
+    /// EXECBUF_LIST
+    ExecListRange = 428, EINVAL, "exec-list-range",
+        "no such list, it would be too long, or a change of it lies beyond its end";
+    /// EXECBUF_LIST
+    ExecListMemory = 429, ENOMEM, "exec-list-memory",
+        "the daemon has no room for lists at the moment; use fewer objects or try again";
+    /// More objects than a reply has room for addresses.
+    ExecUnpinned = 430, EINVAL, "exec-unpinned",
+        "of more than 8190 objects every one must be PINNED: a reply has no room for more addresses";
 
     // 520..: syncobjs
     /// Flags that a syncobj request does not have.

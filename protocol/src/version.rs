@@ -20,8 +20,10 @@ pub mod feature {
     pub const HANG_EVENTS: u64 = 1 << 2;
     /// USERPTR_CREATE and USERPTR_INVALIDATE.
     pub const USERPTR: u64 = 1 << 3;
+    /// EXECBUF_LIST.
+    pub const EXECBUF_LISTS: u64 = 1 << 4;
     /// Everything this crate knows.
-    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR;
+    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR | EXECBUF_LISTS;
 }
 
 /// The newest minor that the client's range and ours contain, or `None`.

@@ -1,9 +1,10 @@
-//! Writes seeds for the `decode` fuzz target: one of every control request, an EXECBUF and a
-//! HELLO. Run it after a change of the wire format.
+//! Writes seeds for the `decode` fuzz target: one of every control request, an EXECBUF, an
+//! EXECBUF_LIST and a HELLO. Run it after a change of the wire format.
 
 use std::path::Path;
 
 use gpu_broker_protocol::execbuf::{ExecObject, ExecbufHead, ExecbufLists};
+use gpu_broker_protocol::execlist::{ExecbufList, ListHead, RUN, edit};
 use gpu_broker_protocol::{FdSlot, Request, codec};
 use gpu_broker_tests::{raw, samples};
 
@@ -22,5 +23,10 @@ fn main() -> std::io::Result<()> {
     let lists = ExecbufLists { objects: &objects, ..ExecbufLists::default() };
     codec::encode_execbuf(1, &ExecbufHead::default(), &lists, &mut bytes)
         .expect("two objects fit in a message");
-    std::fs::write(directory.join("execbuf"), bytes)
+    std::fs::write(directory.join("execbuf"), bytes)?;
+    let mut bytes = Vec::new();
+    let head = ListHead { flags: RUN, next: 1, length: 3, ..ListHead::default() };
+    codec::encode_execbuf_list(1, &ExecbufList::new(head, &[edit(0, 3)], &[1, 2, 3]), &mut bytes)
+        .expect("three bytes fit in a message");
+    std::fs::write(directory.join("execbuf-list"), bytes)
 }

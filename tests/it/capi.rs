@@ -7,13 +7,19 @@ use gpu_broker_tests::{Daemon, binaries};
 
 /// Builds an example of the C library into a directory.
 pub(crate) fn compile(directory: &Path, example: &str) -> std::path::PathBuf {
+    let examples = binaries::repository().join("client-lib/capi/examples");
+    compile_source(directory, &examples.join(example).with_extension("c"))
+}
+
+/// Builds a program with the C library into a directory.
+pub(crate) fn compile_source(directory: &Path, source: &Path) -> std::path::PathBuf {
     let library = binaries::c_library();
     let capi = binaries::repository().join("client-lib/capi");
-    let program = directory.join(example);
+    let program = directory.join(source.file_stem().expect("it has a name"));
     let output = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&program)
-        .arg(capi.join("examples").join(example).with_extension("c"))
+        .arg(source)
         .arg("-I")
         .arg(capi.join("include"))
         .arg(&library)
@@ -37,8 +43,8 @@ fn soname(program: &Path) -> String {
     String::from_utf8(bytes[at..at + end].to_vec()).expect("ASCII")
 }
 
-/// Runs a compiled example against a socket.
-fn run(program: &Path, socket: &Path) -> Output {
+/// Runs a compiled program against a socket.
+pub(crate) fn run(program: &Path, socket: &Path) -> Output {
     let directory = program.parent().expect("it lies in a directory");
     Command::new(program)
         .arg(socket)

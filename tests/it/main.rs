@@ -11,6 +11,7 @@ mod daemon;
 mod engines;
 mod hangs;
 mod hostile;
+mod large;
 mod policy;
 mod preload;
 mod python;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use gpu_broker_protocol::codec::{decode_event, decode_refusal, encode_reply, encode_request};
 use gpu_broker_protocol::execbuf::{Execbuf, ExecbufLists};
+use gpu_broker_protocol::execlist::{ExecbufList, NOTHING};
 use gpu_broker_protocol::header::Opcode;
 use gpu_broker_protocol::{Header, HeaderFlags, Reply, Request};
 use gpu_broker_soft_gpu::{Clock, ENGINES, Memory, MemoryFault, Stop, Streamer};
@@ -28,6 +29,19 @@ pub fn decode(packet: &[u8]) {
         let mut again = Vec::new();
         gpu_broker_protocol::execbuf::encode(&execbuf.head, &lists, &mut again);
         assert_eq!(again, body, "EXECBUF does not encode as it decoded");
+    }
+    if header.opcode == Opcode::ExecbufList as u16
+        && let Ok(change) = ExecbufList::decode(body)
+    {
+        let mut again = Vec::new();
+        change.encode(&mut again);
+        assert_eq!(again, body, "EXECBUF_LIST does not encode as it decoded");
+        let mut list = vec![0; body.len()];
+        let begins = if change.head.base == NOTHING { 0 } else { list.len() };
+        let fits = change.fits(begins);
+        change.apply(&mut list);
+        let length = change.head.length as usize;
+        assert!(!fits || list.len() == length, "{} bytes, not {length}", list.len());
     }
     if let Ok(request) = Request::decode(header.opcode, body) {
         let mut again = Vec::new();

@@ -384,7 +384,7 @@ impl Message {
         epitaph
     }
 
-    /// The reply to EXECBUF.
+    /// The reply to EXECBUF or EXECBUF_LIST.
     ///
     /// # Panics
     /// When it is something else.
@@ -392,7 +392,9 @@ impl Message {
     #[track_caller]
     pub fn executed(self) -> ExecbufReply<OwnedFd> {
         let reply = self.reply();
-        let Reply::Execbuf(executed) = reply else { panic!("not EXECBUF's reply: {reply:?}") };
+        let (Reply::Execbuf(executed) | Reply::ExecbufList(executed)) = reply else {
+            panic!("not EXECBUF's reply: {reply:?}")
+        };
         executed
     }
 }

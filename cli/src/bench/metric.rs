@@ -23,6 +23,18 @@ pub(super) enum Metric {
     /// EXECBUF with 16 buffers.
     #[value(name = "execbuf_16")]
     Execbuf16,
+    /// EXECBUF with 1024 buffers.
+    #[value(name = "execbuf_1024")]
+    Execbuf1024,
+    /// EXECBUF with 4000 buffers, the same as before.
+    #[value(name = "execbuf_4000")]
+    Execbuf4000,
+    /// EXECBUF with 4000 buffers, something about one being new.
+    #[value(name = "execbuf_4000_changed")]
+    Execbuf4000Changed,
+    /// EXECBUF with 8190 buffers, the same as before.
+    #[value(name = "execbuf_8190")]
+    Execbuf8190,
     /// EXECBUF with FENCE_OUT.
     ExecbufFenced,
     /// PING with an fd each way.
@@ -60,6 +72,8 @@ pub(super) enum Metric {
     LoneClientWorst,
     /// Worst latency of a quiet client beside a flooding one.
     FloodedNeighbourWorst,
+    /// Worst latency of a quiet client beside one whose submissions are long.
+    LongNeighbourWorst,
     /// Shares of two sessions of equal priority, one with a thousand batches queued.
     ShareEqual,
     /// Share of a session beside one of lower priority.
@@ -131,6 +145,10 @@ impl Metric {
             Self::SetparamLive => "CONTEXT_SETPARAM, PRIORITY of a live context",
             Self::Execbuf => "EXECBUF, empty batch, 1 buffer",
             Self::Execbuf16 => "EXECBUF, empty batch, 16 buffers",
+            Self::Execbuf1024 => "EXECBUF, empty batch, 1024 buffers, the same as before",
+            Self::Execbuf4000 => "EXECBUF, empty batch, 4000 buffers, the same as before",
+            Self::Execbuf4000Changed => "EXECBUF, empty batch, 4000 buffers, one changed",
+            Self::Execbuf8190 => "EXECBUF, empty batch, 8190 buffers, the same as before",
             Self::ExecbufFenced => "EXECBUF with FENCE_OUT, fence fd closed after",
             Self::FdCall => "PING with one fd (a memfd) each way, closed after",
             Self::Execbuf2 => "EXECBUF, empty batch, and a buffer of 64 MiB",
@@ -155,6 +173,9 @@ impl Metric {
             Self::IdleClientBytes => "daemon memory (RSS) per idle client",
             Self::LoneClientWorst => "worst PING of a quiet client, nobody beside it",
             Self::FloodedNeighbourWorst => "worst PING of a quiet client beside a flooding one",
+            Self::LongNeighbourWorst => {
+                "worst PING of a quiet client beside one that submits 8190 buffers, one changed"
+            }
             Self::ShareEqual => {
                 "engine time of two sessions, 1000 endless batches and 1: the more by the less"
             }
@@ -176,6 +197,10 @@ impl Metric {
             | Self::SetparamLive
             | Self::Execbuf
             | Self::Execbuf16
+            | Self::Execbuf1024
+            | Self::Execbuf4000
+            | Self::Execbuf4000Changed
+            | Self::Execbuf8190
             | Self::ExecbufFenced
             | Self::FdCall
             | Self::Execbuf2
@@ -190,9 +215,10 @@ impl Metric {
             | Self::ExecbufRate128
             | Self::ExecbufRate128Threads => Unit::PerSecond,
             Self::IdleClientBytes => Unit::Bytes,
-            Self::LoneClientWorst | Self::FloodedNeighbourWorst | Self::SporadicLatency => {
-                Unit::Millis
-            }
+            Self::LoneClientWorst
+            | Self::FloodedNeighbourWorst
+            | Self::LongNeighbourWorst
+            | Self::SporadicLatency => Unit::Millis,
             Self::ShareEqual => Unit::Times,
             Self::SharePriority | Self::SpinnersCpu | Self::IdleCpu => Unit::PerCent,
         }
@@ -204,6 +230,10 @@ impl Metric {
             Self::Reference
             | Self::Ping
             | Self::Execbuf16
+            | Self::Execbuf1024
+            | Self::Execbuf4000
+            | Self::Execbuf4000Changed
+            | Self::Execbuf8190
             | Self::ExecbufFenced
             | Self::Execbuf2
             | Self::ExecbufUserptr
@@ -223,7 +253,9 @@ impl Metric {
             Self::Execbuf | Self::FdCall => Some(Target::RatioAtMost { must: 1.7, aim: 1.5 }),
             Self::ExecbufRate128 => Some(Target::AtLeast { must: 250_000.0, aim: 350_000.0 }),
             Self::IdleClientBytes => Some(Target::AtMost { must: 12_000.0, aim: 2_500.0 }),
-            Self::FloodedNeighbourWorst => Some(Target::AtMost { must: 20.0, aim: 5.0 }),
+            Self::FloodedNeighbourWorst | Self::LongNeighbourWorst => {
+                Some(Target::AtMost { must: 20.0, aim: 5.0 })
+            }
             Self::ShareEqual => Some(Target::AtMost { must: 1.25, aim: 1.05 }),
             Self::SharePriority => Some(Target::AtLeast { must: 95.0, aim: 99.0 }),
             Self::SporadicLatency => Some(Target::AtMost { must: 5.0, aim: 2.0 }),

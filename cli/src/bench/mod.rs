@@ -9,6 +9,7 @@ mod cores;
 mod echo;
 mod failure;
 mod flood;
+mod large;
 mod machine;
 mod metric;
 mod neighbours;
@@ -151,6 +152,10 @@ impl Bench {
             Metric::SetparamLive => trips.set_param_live(),
             Metric::Execbuf => trips.execbuf(1),
             Metric::Execbuf16 => trips.execbuf(16),
+            Metric::Execbuf1024 => large::execbuf(trips, 1024, false),
+            Metric::Execbuf4000 => large::execbuf(trips, 4000, false),
+            Metric::Execbuf4000Changed => large::execbuf(trips, 4000, true),
+            Metric::Execbuf8190 => large::execbuf(trips, 8190, false),
             Metric::ExecbufFenced => trips.execbuf_fenced(),
             Metric::FdCall => trips.fd_call(),
             Metric::Execbuf2 => own_memory::execbuf(trips, Kind::Buffer),
@@ -175,6 +180,10 @@ impl Bench {
             Metric::FloodedNeighbourWorst => {
                 pin(self.cores.clients)?;
                 neighbours::flooded_neighbour_worst(&rig, self.time)
+            }
+            Metric::LongNeighbourWorst => {
+                pin(self.cores.clients)?;
+                large::neighbour_worst(&rig, self.time)
             }
             Metric::ShareEqual => sharing::equal_share(&rig, self.time),
             Metric::SharePriority => sharing::priority_share(&rig, self.time),

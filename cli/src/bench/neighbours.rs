@@ -55,7 +55,7 @@ pub(super) fn flooded_neighbour_worst(rig: &Rig, time: Duration) -> Result<Figur
     figure
 }
 
-fn worst_ping(quiet: &Connection, time: Duration) -> Result<Figure, Failure> {
+pub(super) fn worst_ping(quiet: &Connection, time: Duration) -> Result<Figure, Failure> {
     let deadline = Instant::now() + time;
     let mut worst = Duration::ZERO;
     while Instant::now() < deadline {

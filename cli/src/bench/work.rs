@@ -43,6 +43,11 @@ impl Work {
         &self.connection
     }
 
+    /// The buffers' handles, the batch's last.
+    pub(super) fn handles(&self) -> impl Iterator<Item = u32> {
+        self.buffers.iter().map(|buffer| buffer.handle().0)
+    }
+
     /// The context.
     pub(super) const fn context(&self) -> &Context {
         &self.context

@@ -28,6 +28,7 @@ use super::objects::{Context, Vm};
 use crate::calls::{self, Call};
 use crate::context::ContextBuilder;
 use crate::error::Error;
+use crate::lists::{self, Lists, Next, Slot};
 use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
 use crate::shares::Shares;
@@ -53,6 +54,7 @@ struct Shared {
     held: Held,
     /// Read by EXECBUFs that have looked at `held`, until they are answered.
     passing: tokio::sync::RwLock<()>,
+    lists: Lists<tokio::sync::Mutex<Slot>>,
 }
 
 impl Drop for Shared {
@@ -116,8 +118,8 @@ impl Connection {
             .and_then(|reply| answer!(reply, Reply::Hello(hello) => hello))
             .and_then(proto::check_hello)
             .inspect_err(|_| reader.abort())?;
-        let (shares, held, passing) = Default::default();
-        Ok(Self { shared: Arc::new(Shared { link, hello, reader, shares, held, passing }) })
+        let (shares, held, passing, lists) = Default::default();
+        Ok(Self { shared: Arc::new(Shared { link, hello, reader, shares, held, passing, lists }) })
     }
 
     /// What was settled when the session began: version, features, limits, device.
@@ -298,6 +300,9 @@ impl Connection {
         let submit = async || {
             let _passing = self.shared.passing.read().await;
             self.shared.held.check(lists.objects)?;
+            if lists::is_for(&self.shared.hello, lists) {
+                return self.execbuf_kept(head, lists, in_fence).await;
+            }
             let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
             self.shared.link.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode).await
         };
@@ -308,6 +313,30 @@ impl Connection {
             }
         }
         submit().await
+    }
+
+    /// An EXECBUF that the daemon keeps, and is sent what is new of.
+    async fn execbuf_kept(
+        &self,
+        head: &ExecbufHead,
+        lists: &ExecbufLists<'_>,
+        in_fence: Option<BorrowedFd<'_>>,
+    ) -> Result<ExecbufReply<OwnedFd>, Error> {
+        let all = &self.shared.lists;
+        let (list, slot) = all.slot(head.context).ok_or(Error::Unsendable(Violation::TooLong))?;
+        let mut slot = slot.lock().await;
+        slot.fill(head, lists)?;
+        loop {
+            let runs = slot.prepare(list, all.generation());
+            let fds = if runs { in_fence.as_slice() } else { &[] };
+            let asked = if runs { Asked::by(head, lists) } else { Asked::NOTHING };
+            let fill = |seq, out: &mut Vec<u8>| slot.encode(seq, out);
+            let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
+            let answer = self.shared.link.call(Opcode::ExecbufList, fill, fds, decode).await;
+            if slot.answered(&answer) == Next::Over {
+                return answer;
+            }
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 
 use std::sync::atomic::Ordering;
 
-use gpu_broker_protocol::execbuf::{Execbuf, flag};
+use gpu_broker_protocol::execbuf::{Execbuf, flag, object_flag};
+use gpu_broker_protocol::limits::UNPINNED_PER_EXECBUF_MAX;
 use gpu_broker_protocol::refusal::errno::ENODEV;
 use gpu_broker_protocol::status::MaterialisedBy;
 use gpu_broker_protocol::{Reason, Refusal};
@@ -82,6 +83,13 @@ impl<H: Hands> Session<H> {
         let (head, objects) = (&request.head, request.object_count());
         if objects == 0 || objects > self.objects_per_execbuf as usize {
             return Err(Refusal::new(Reason::ExecCount).with_detail(format!("{objects} objects")));
+        }
+        if objects > UNPINNED_PER_EXECBUF_MAX as usize
+            && request.objects().any(|object| object.flags & object_flag::PINNED == 0)
+        {
+            return Err(
+                Refusal::new(Reason::ExecUnpinned).with_detail(format!("{objects} objects"))
+            );
         }
         let obsolete = flag::CONSTANTS_MASK | flag::RESOURCE_STREAMER;
         if head.flags & (flag::UNKNOWN | obsolete) != 0 {

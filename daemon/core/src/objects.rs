@@ -230,8 +230,12 @@ impl<'a, H: Hands> Objects<'a, H> {
         if self.misplaced == 0 {
             return Ok(());
         }
+        space.begin();
         let placed = match self.place_missing(space, &mut unbind) {
-            Err(NoPlace::Full) => self.place_alone(space, &mut unbind),
+            Err(NoPlace::Full) => {
+                space.begin();
+                self.place_alone(space, &mut unbind)
+            }
             other => other,
         };
         placed.map_err(|none| match none {

@@ -24,6 +24,10 @@ const LOW_ZONE_END: u64 = LOW_ZONE_BYTES - PAGE_BYTES;
 /// one search cost.
 const SEARCH_STEPS_MAX: usize = 256;
 
+/// Bindings that the searches for one submission look at together, some milliseconds' worth: many
+/// searches that each look at everything would take seconds.
+const SUBMISSION_STEPS_MAX: usize = 1 << 20;
+
 /// Where a buffer lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
@@ -64,7 +68,7 @@ pub(crate) enum NoPlace {
 pub(crate) enum Effort {
     /// Give up early; there may be something to evict.
     Quick,
-    /// Look everywhere.
+    /// Look everywhere, as far as the submission's searches may.
     Thorough,
 }
 
@@ -76,6 +80,8 @@ pub(crate) struct Space {
     end: u64,
     next_low: u64,
     next_high: u64,
+    /// Bindings that searches may still look at.
+    steps_left: usize,
 }
 
 impl Space {
@@ -87,7 +93,13 @@ impl Space {
             end,
             next_low: LOWEST_CHOSEN,
             next_high: LOW_ZONE_BYTES,
+            steps_left: SUBMISSION_STEPS_MAX,
         }
+    }
+
+    /// The objects of another submission are about to be placed.
+    pub(crate) const fn begin(&mut self) {
+        self.steps_left = SUBMISSION_STEPS_MAX;
     }
 
     pub(crate) fn find(&self, buffer: u32) -> Option<Place> {
@@ -214,7 +226,7 @@ impl Space {
     }
 
     /// The first address from `from` on with room for the object before `end`.
-    fn search(&self, from: u64, end: u64, want: &Want, effort: Effort) -> Option<u64> {
+    fn search(&mut self, from: u64, end: u64, want: &Want, effort: Effort) -> Option<u64> {
         let align = |address: u64| address.checked_next_multiple_of(want.alignment);
         let mut candidate = align(from)?;
         let before = self.by_address.range(..candidate).next_back();
@@ -229,6 +241,7 @@ impl Space {
         };
         let mut taken = self.by_address.range(candidate..);
         for _ in 0..steps {
+            self.steps_left = self.steps_left.checked_sub(1)?;
             let candidate_end = candidate.checked_add(want.size).filter(|stop| *stop <= end)?;
             match taken.next() {
                 Some((start, (taken_end, _))) if *start < candidate_end => {
@@ -286,6 +299,28 @@ mod tests {
         assert_eq!(space.place(&two_pages, Effort::Quick), Err(NoPlace::Full));
         let after = (first + 2 * u64::from(many) - 1) * PAGE_BYTES;
         assert_eq!(space.place(&two_pages, Effort::Thorough), Ok(after));
+    }
+
+    #[test]
+    fn the_searches_of_one_submission_look_at_so_much_and_no_more() {
+        let mut space = Space::new(1 << 32);
+        let first = LOWEST_CHOSEN / PAGE_BYTES;
+        for index in 0..2000 {
+            pin(&mut space, 1 + index, first + 2 * u64::from(index), 1).unwrap();
+        }
+        // Found behind everything, each time from the beginning on.
+        let searches = |space: &mut Space| {
+            let found = (0..).take_while(|index| {
+                space.next_low = LOWEST_CHOSEN;
+                space.place(&want(10_000 + index, 2), Effort::Thorough).is_ok()
+            });
+            found.take(2000).count()
+        };
+        let done = searches(&mut space);
+        assert!((400..=SUBMISSION_STEPS_MAX / 2000).contains(&done), "{done} searches");
+        assert_eq!(searches(&mut space), 0, "used up");
+        space.begin();
+        assert!(searches(&mut space) > 0);
     }
 
     #[test]

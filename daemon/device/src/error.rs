@@ -19,6 +19,8 @@ pub enum DeviceError {
     Lost,
     /// The pages of a userptr buffer were lost: pin it again (EAGAIN).
     PagesGone,
+    /// Too much in flight: wait for some of it (EAGAIN).
+    InFlight,
     /// Anything else: a positive errno and what was being done.
     Os {
         /// Positive errno.
@@ -39,6 +41,7 @@ impl std::fmt::Display for DeviceError {
             Self::NoFence => f.write_str("a syncobj holds no fence"),
             Self::Lost => f.write_str("the device is wedged or gone"),
             Self::PagesGone => f.write_str("the pages of a client's memory were lost"),
+            Self::InFlight => f.write_str("too much in flight"),
             Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
         }
     }

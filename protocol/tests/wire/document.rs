@@ -106,7 +106,8 @@ fn every_limit() {
         BUFFERS_PER_SESSION_MAX BUFFER_BYTES_MAX BUFFER_MEMORY_PER_SESSION_BYTES_MAX
         USERPTR_MEMORY_PER_SESSION_BYTES_MAX USERPTR_MEMFDS_PER_SESSION_MAX USERPTR_MEMFD_BYTES_MAX
         USERPTR_INVALIDATE_MS_MAX
-        OBJECTS_PER_EXECBUF_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
+        OBJECTS_PER_EXECBUF_MAX UNPINNED_PER_EXECBUF_MAX EXECBUF_LISTS_PER_SESSION_MAX
+        EXECBUF_LIST_BYTES_MAX EXECBUF_LISTS_BYTES_MAX SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX
         SYNCOBJS_PER_SESSION_MAX SYNCOBJS_PER_REQUEST_MAX TIMELINE_POINTS_PENDING_MAX
         SYNCOBJ_EXPORTS_PER_SESSION_MAX QUERY_ITEMS_MAX FENCES_PER_EXECBUF_MAX
         RELOCATIONS_PER_EXECBUF_MAX PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX HANG_EVENTS_PENDING_MAX
@@ -131,6 +132,8 @@ fn every_flag() {
         ("CONTEXT_CLONE", feature::CONTEXT_CLONE),
         ("HANG_EVENTS", feature::HANG_EVENTS),
         ("USERPTR", feature::USERPTR),
+        ("EXECBUF_LISTS", feature::EXECBUF_LISTS),
+        ("RUN", u64::from(gpu_broker_protocol::execlist::RUN)),
         ("RING_MASK", flag::RING_MASK),
         ("SECURE", flag::SECURE),
         ("NO_RELOC", flag::NO_RELOC),
@@ -169,7 +172,11 @@ fn every_flag() {
     }
     every!("`{}` | {:#x} |", "../../src/userptr.rs", "    pub const ", userptr::flag =>
         READ_ONLY PROBE UNSYNCHRONIZED UNKNOWN);
-    let all = feature::FENCE_FDS | feature::CONTEXT_CLONE | feature::HANG_EVENTS | feature::USERPTR;
+    let all = feature::FENCE_FDS
+        | feature::CONTEXT_CLONE
+        | feature::HANG_EVENTS
+        | feature::USERPTR
+        | feature::EXECBUF_LISTS;
     assert_eq!(feature::ALL, all, "a new feature bit");
 }
 

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, codec};
 
+use crate::lists::Change;
 use crate::samples::{self, Sample};
 use crate::submission::Submission;
 
@@ -118,5 +119,9 @@ fn the_golden_bytes_decode_to_what_was_encoded() {
     for (name, submission) in samples::execbufs() {
         let (_, body) = body(format!("{name} request"));
         assert_eq!(Submission::decode(&body), Ok(submission));
+    }
+    for (name, change) in samples::lists() {
+        let (_, body) = body(format!("{name} request"));
+        assert_eq!(Change::decode(&body), Ok(change));
     }
 }

@@ -4,6 +4,7 @@ use gpu_broker_protocol::execbuf::{
     self, EXTENSION_BYTES, Execbuf, FENCE_BYTES, FIXED_BYTES, OBJECT_BYTES, POINT_BYTES,
     RELOCATION_BYTES,
 };
+use gpu_broker_protocol::execlist::ExecbufList;
 use gpu_broker_protocol::limits::BODY_BYTES_MAX;
 use gpu_broker_protocol::{Header, Opcode, Reply, Request, Violation, codec};
 use proptest::prelude::*;
@@ -22,6 +23,9 @@ fn decode_as_everything(opcode: u16, body: &[u8]) -> u64 {
         cost(&|| drop(execbuf::decode_reply(body))),
         cost(&|| {
             let _ = Execbuf::decode(body).map(walk);
+        }),
+        cost(&|| {
+            let _ = ExecbufList::decode(body).map(|change| change.fits(body.len()));
         }),
     ]
     .into_iter()

@@ -126,6 +126,7 @@ fn reply_fds(reply: &Reply<u32>) -> Vec<u32> {
     | Reply::BufferMap(BufferMapped { fd, .. })
     | Reply::BufferExport(BufferExported { fd })
     | Reply::Execbuf(ExecbufReply { fence: Some(fd), .. })
+    | Reply::ExecbufList(ExecbufReply { fence: Some(fd), .. })
     | Reply::FenceMerge(Fence { fd })
     | Reply::SyncobjExport(SyncobjExported { fd }) = reply
     {

@@ -20,6 +20,7 @@ mod submissions;
 pub(crate) use administration::{news, news_name};
 pub(crate) use hangs::hang_events;
 
+use crate::lists::Change;
 use crate::submission::Submission;
 
 /// A message and what it is called in `golden.hex`.
@@ -33,6 +34,7 @@ pub(crate) struct Sample {
 struct Round {
     requests: Vec<(&'static str, Request<FdSlot>)>,
     execbufs: Vec<(&'static str, Submission)>,
+    lists: Vec<(&'static str, Change)>,
     replies: Vec<(&'static str, Reply<FdSlot>)>,
     refusals: Vec<(&'static str, Opcode, Refusal)>,
     epitaphs: Vec<Epitaph>,
@@ -40,7 +42,7 @@ struct Round {
     news: Vec<AdminEvent>,
 }
 
-fn rounds() -> [Round; 9] {
+fn rounds() -> [Round; 10] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -51,6 +53,7 @@ fn rounds() -> [Round; 9] {
         ]
         .concat(),
         execbufs: vec![("EXECBUF", submissions::plain())],
+        lists: vec![],
         replies: [session_replies(), context_replies(), objects::first_replies()].concat(),
         refusals: vec![("refusal of CONTEXT_SETPARAM", Opcode::ContextSetParam, refusal)],
         epitaphs: first_epitaphs(),
@@ -60,6 +63,7 @@ fn rounds() -> [Round; 9] {
     let second = Round {
         requests: objects::second_requests(),
         execbufs: vec![("EXECBUF with every list", submissions::with_every_list())],
+        lists: vec![],
         replies: objects::second_replies(),
         refusals: vec![],
         epitaphs: vec![],
@@ -69,6 +73,7 @@ fn rounds() -> [Round; 9] {
     let userptr = Round {
         requests: objects::userptr_requests(),
         execbufs: vec![],
+        lists: vec![],
         replies: objects::userptr_replies(),
         refusals: vec![],
         epitaphs: vec![],
@@ -78,6 +83,7 @@ fn rounds() -> [Round; 9] {
     let accounting = Round {
         requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
         execbufs: vec![],
+        lists: vec![],
         replies: vec![("USAGE", Reply::Usage(usage()))],
         refusals: vec![],
         epitaphs: vec![],
@@ -87,6 +93,7 @@ fn rounds() -> [Round; 9] {
     let confinement = Round {
         requests: vec![("CONFINEMENT", Request::Confinement)],
         execbufs: vec![],
+        lists: vec![],
         replies: vec![("CONFINEMENT", Reply::Confinement(confinement()))],
         refusals: vec![],
         epitaphs: vec![],
@@ -103,6 +110,7 @@ fn rounds() -> [Round; 9] {
         hangs::round(),
         confinement,
         administration::round(),
+        submissions::lists(),
     ]
 }
 
@@ -114,6 +122,11 @@ pub(crate) fn requests() -> Vec<(&'static str, Request<FdSlot>)> {
 /// Every EXECBUF.
 pub(crate) fn execbufs() -> Vec<(&'static str, Submission)> {
     rounds().map(|round| round.execbufs).concat()
+}
+
+/// EXECBUF_LISTs.
+pub(crate) fn lists() -> Vec<(&'static str, Change)> {
+    rounds().map(|round| round.lists).concat()
 }
 
 /// Every reply; more than one of those with variants.
@@ -410,6 +423,9 @@ pub(crate) fn all() -> Vec<Sample> {
         }
         for (name, submission) in round.execbufs {
             add(format!("{name} request"), &|seq, out| submission.encode(seq, out));
+        }
+        for (name, change) in round.lists {
+            add(format!("{name} request"), &|seq, out| change.encode(seq, out));
         }
         for (name, reply) in round.replies {
             add(format!("{name} reply"), &|seq, out| codec::encode_reply(seq, &reply, out));

@@ -409,7 +409,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::SyncobjExport(body) => agree!(SyncobjExported, body),
         Reply::BufferSetTiling(body) | Reply::BufferGetTiling(body) => agree!(Tiling, body),
         Reply::SyncobjCreate(body) | Reply::SyncobjImport(body) => agree!(SyncobjOf, body),
-        Reply::Execbuf(reply) => agree_on_execbuf_reply(reply),
+        Reply::Execbuf(reply) | Reply::ExecbufList(reply) => agree_on_execbuf_reply(reply),
         // No body.
         Reply::ContextDestroy
         | Reply::VmDestroy

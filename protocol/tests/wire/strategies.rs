@@ -360,5 +360,7 @@ fn context_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         Just(Reply::VmDestroy),
         (vec(any::<u64>(), 0..9), option::of(Just(FdSlot)))
             .prop_map(|(offsets, fence)| Reply::Execbuf(ExecbufReply { offsets, fence })),
+        (vec(any::<u64>(), 0..9), option::of(Just(FdSlot)))
+            .prop_map(|(offsets, fence)| Reply::ExecbufList(ExecbufReply { offsets, fence })),
     ]
 }

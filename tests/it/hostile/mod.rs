@@ -4,6 +4,7 @@
 mod batches;
 mod crowds;
 mod fds;
+mod lists;
 mod objects;
 mod readers;
 mod sync;

@@ -2,6 +2,7 @@
 //!
 //! The programs are Debian's; `tests/run tools` installs them.
 
+mod large;
 mod programs;
 mod sandbox;
 mod strange;

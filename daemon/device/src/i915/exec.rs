@@ -185,13 +185,24 @@ fn relocations<B>(
 ) -> Result<Vec<(usize, Vec<drm_i915_gem_relocation_entry>)>, DeviceError> {
     let mut by_object: Vec<(usize, Vec<drm_i915_gem_relocation_entry>)> = Vec::new();
     let invalid = || os(Errno::INVAL, "a relocation outside its object");
+    if patches.is_empty() {
+        return Ok(by_object);
+    }
+    let targets = Targets::of(objects, order);
+    // Position in the order of each object, and in `by_object` of each position.
+    let mut positions = vec![None; objects.len()];
+    for (at, object) in order.iter().enumerate() {
+        positions.get_mut(*object).into_iter().for_each(|position| *position = Some(at));
+    }
+    let mut places = vec![None; order.len()];
     for patch in patches {
-        let at = order.iter().position(|at| *at == patch.object).ok_or_else(invalid)?;
+        let at = positions.get(patch.object).copied().flatten().ok_or_else(invalid)?;
         let object = objects.get(patch.object).ok_or_else(invalid)?;
         if patch.offset.checked_add(8).is_none_or(|end| end > object.size) {
             return Err(invalid());
         }
-        let (target_handle, delta) = target(objects, order, patch.value)
+        let (target_handle, delta) = targets
+            .near(patch.value)
             .ok_or_else(|| os(Errno::INVAL, "a relocation to an address far from all objects"))?;
         let entry = drm_i915_gem_relocation_entry {
             target_handle,
@@ -201,23 +212,44 @@ fn relocations<B>(
             presumed_offset: u64::MAX,
             ..Default::default()
         };
-        match by_object.iter_mut().find(|(object, _)| *object == at) {
+        let place = places.get_mut(at).ok_or_else(invalid)?;
+        match place.and_then(|place: usize| by_object.get_mut(place)) {
             Some((_, entries)) => entries.push(entry),
-            None => by_object.push((at, vec![entry])),
+            None => {
+                *place = Some(by_object.len());
+                by_object.push((at, vec![entry]));
+            }
         }
     }
     Ok(by_object)
 }
 
-/// Position of an object near the address, and the way from its start.
-fn target<B>(objects: &[Object<'_, B>], order: &[usize], value: u64) -> Option<(u32, u32)> {
-    for (position, at) in (0_u32..).zip(order) {
-        let distance = value.wrapping_sub(canonical(objects.get(*at)?.address)).cast_signed();
-        if distance.unsigned_abs() < limits::RELOCATION_REACH {
-            return Some((position, u32::try_from(distance & 0xffff_ffff).ok()?));
-        }
+/// Canonical addresses of the objects and their positions, by address.
+struct Targets(Vec<(u64, u32)>);
+
+impl Targets {
+    fn of<B>(objects: &[Object<'_, B>], order: &[usize]) -> Self {
+        let address = |at: &usize| objects.get(*at).map(|object| canonical(object.address));
+        let mut targets: Vec<_> =
+            (0..).zip(order).filter_map(|(position, at)| Some((address(at)?, position))).collect();
+        targets.sort_unstable();
+        Self(targets)
     }
-    None
+
+    /// Position of an object near the address, and the way from its start.
+    fn near(&self, value: u64) -> Option<(u32, u32)> {
+        let after = self.0.partition_point(|(address, _)| *address <= value);
+        // The neighbours, in a circle: addresses wrap around.
+        let before = after.checked_sub(1).or_else(|| self.0.len().checked_sub(1))?;
+        [self.0.get(before), self.0.get(after).or_else(|| self.0.first())]
+            .into_iter()
+            .flatten()
+            .find_map(|(address, position)| {
+                let distance = value.wrapping_sub(*address).cast_signed();
+                let near = distance.unsigned_abs() < limits::RELOCATION_REACH;
+                near.then_some((*position, u32::try_from(distance & 0xffff_ffff).ok()?))
+            })
+    }
 }
 
 /// The engine that a request is counted on: the first that it may run on.

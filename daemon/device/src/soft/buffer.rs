@@ -380,8 +380,9 @@ impl Body {
             users.readers.clear();
         }
         let list = if write { &mut users.writers } else { &mut users.readers };
-        // The requests of one timeline end in order: the last one stands for them all.
-        list.retain(|other| !signal.is_after(other));
+        // The requests of one timeline end in order: the last one stands for them all. Those that are
+        // over are forgotten here too: of asynchronous users nobody may ever look.
+        list.retain(|other| other.state().is_none() && !signal.is_after(other));
         list.push(Arc::clone(signal));
     }
 

@@ -17,6 +17,9 @@ pub(super) const CAPTURE_OBJECTS_MAX: usize = 32;
 /// Bytes of all memory in a capture.
 pub(super) const CAPTURE_BYTES_MAX: u64 = 256 << 10;
 
+/// Objects of a submission that is not counted in [`Quota::uses_of_file`].
+pub(super) const FEW_OBJECTS: usize = 64;
+
 /// A number of things of which the process can have only so many.
 #[derive(Debug)]
 pub(crate) struct Quota {
@@ -63,6 +66,12 @@ impl Quota {
     pub(crate) fn syncobj_fds() -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::of(limit.map_or(u64::MAX, |limit| limit / 8), DeviceError::OutOfFds)
+    }
+
+    /// Objects of all submissions of a file in flight, those of few objects not counted. Each may be an
+    /// entry in its buffer's list of users, which later submissions look through.
+    pub(crate) fn uses_of_file() -> Arc<Self> {
+        Self::of(4 << 20, DeviceError::InFlight)
     }
 
     pub(crate) fn of(left: u64, refusal: DeviceError) -> Arc<Self> {

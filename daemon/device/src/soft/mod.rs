@@ -111,6 +111,8 @@ pub(crate) struct FileShared {
     events: Arc<dyn EventSink>,
     waits: Arc<Waits>,
     syncobj_fds: Arc<Quota>,
+    /// Of a submission in flight an object each.
+    uses: Arc<Quota>,
     /// See [`order`].
     order: Arc<Order>,
     /// No other file of the device has the same.
@@ -249,7 +251,7 @@ impl Device for SoftDevice {
     fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<SoftFile, DeviceError> {
         let device = Arc::clone(&self.shared);
         let waits = Waits::new(Arc::clone(&events));
-        let syncobj_fds = Quota::syncobj_fds_of_file();
+        let (syncobj_fds, uses) = (Quota::syncobj_fds_of_file(), Quota::uses_of_file());
         let order = Arc::default();
         let number = device.files.fetch_add(1, Ordering::Relaxed);
         let meter = Meter::default();
@@ -258,6 +260,7 @@ impl Device for SoftDevice {
             events,
             waits,
             syncobj_fds,
+            uses,
             order,
             number,
             share,

@@ -12,6 +12,7 @@ use super::buffer::Part;
 use super::capture::Flagged;
 use super::context::ContextShared;
 use super::fault::{Remains, outcome_of};
+use super::limits::Permit;
 use super::signal::{EAGAIN, EIO, Signal};
 use super::space::{Space, View};
 use super::trace::Traced;
@@ -45,6 +46,8 @@ pub(super) struct Request {
     /// Objects that belong in an error dump.
     flagged: Vec<Flagged>,
     traced: Option<Traced>,
+    /// Given back when it is over.
+    _uses: Option<Permit>,
     /// A reset that was not its fault made it start again.
     replayed: AtomicBool,
     /// Parts whose turn has come, as bits.
@@ -80,6 +83,7 @@ pub(super) struct Parts {
     pub(super) patches: Vec<Patched>,
     pub(super) flagged: Vec<Flagged>,
     pub(super) traced: Option<Traced>,
+    pub(super) uses: Option<Permit>,
 }
 
 /// A relocation, and the memory it is in.
@@ -119,6 +123,7 @@ impl Request {
             patches: parts.patches,
             flagged: parts.flagged,
             traced: parts.traced,
+            _uses: parts.uses,
             replayed: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
             begun: AtomicBool::new(false),

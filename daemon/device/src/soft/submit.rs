@@ -11,6 +11,7 @@ use super::context::{ContextShared, ContextState};
 use super::fault::{Remains, outcome_of};
 use super::fence::Fence;
 use super::inherit;
+use super::limits::{FEW_OBJECTS, Permit};
 use super::order::Turn;
 use super::request::{PARTS_MAX, Parts, Patched, Request, Where, errno_of};
 use super::signal::{EIO, Signal, Waiter};
@@ -56,10 +57,14 @@ pub(super) fn submit(
         object.buffer.0.prepare()?;
     }
     check_patches(submission)?;
+    let uses = match submission.objects.len() {
+        0..=FEW_OBJECTS => None,
+        many => Some(file.uses.take_some(many as u64)?),
+    };
     for (syncobj, point) in submission.signals {
         syncobj.check_room(*point)?;
     }
-    let submitted = enter_or_run(file, context, submission, place)?;
+    let submitted = enter_or_run(file, context, submission, (place, uses))?;
     if let Some(Outcome::Guilty(report)) = &submitted.done
         && let Some(engine) = index_of(report.engine)
     {
@@ -79,7 +84,7 @@ fn enter_or_run(
     file: &Arc<FileShared>,
     context: &Arc<ContextShared>,
     submission: &SoftSubmission<'_>,
-    place: Place<'_>,
+    (place, uses): (Place<'_>, Option<Permit>),
 ) -> Result<Submitted<Fence>, DeviceError> {
     let buffers = submission.objects.iter().map(|object| &*object.buffer.0);
     let _turn = Turn::take(&file.order, &file.device.order, buffers);
@@ -107,7 +112,8 @@ fn enter_or_run(
         Attempt::Begun(begun) => Some(begun),
         Attempt::Not => None,
     };
-    let request = enter(context, &mut state, submission, (space, patches, traced), place);
+    let found = (space, patches, traced, uses);
+    let request = enter(context, &mut state, submission, found, place);
     drop(state);
     inherit::lend(&request);
     let launched = match begun {
@@ -256,7 +262,7 @@ fn enter(
     context: &Arc<ContextShared>,
     state: &mut ContextState,
     submission: &SoftSubmission<'_>,
-    (space, patches, traced): (Space, Vec<Patched>, Option<Traced>),
+    (space, patches, traced, uses): (Space, Vec<Patched>, Option<Traced>, Option<Permit>),
     place: Place<'_>,
 ) -> Arc<Request> {
     state.slot(context, submission.slot, submission.batches.len());
@@ -267,6 +273,9 @@ fn enter(
     before.extend(timeline.last.replace(Arc::clone(&signal)));
     before.extend(submission.after.iter().filter_map(|fence| fence.pending().cloned()));
     enter_objects(submission, &signal, !patches.is_empty(), &mut before);
+    // Most of many objects were used by the same requests.
+    before.sort_unstable_by_key(|signal| Arc::as_ptr(signal).addr());
+    before.dedup_by(|one, other| Arc::ptr_eq(one, other));
     let batches: Vec<Batch> = submission.batches.to_vec();
     let flagged = flagged(submission.objects);
     let slot = submission.slot;
@@ -274,7 +283,7 @@ fn enter(
     let request = Request::new(
         context,
         serial,
-        Parts { slot, signal, space, batches, place, patches, flagged, traced },
+        Parts { slot, signal, space, batches, place, patches, flagged, traced, uses },
     );
     state.enter(request.serial, &request);
     let depend = |signal: &Signal, waiter: Waiter| {

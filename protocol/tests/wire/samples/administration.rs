@@ -13,6 +13,7 @@ pub(super) fn round() -> Round {
     Round {
         requests: requests(),
         execbufs: vec![],
+        lists: vec![],
         replies: replies(),
         refusals: vec![],
         epitaphs: vec![],

@@ -12,6 +12,7 @@ pub(super) fn round() -> Round {
             ("HANG_READ", Request::HangRead(HangRead { hang: 7, region: 1, offset: 32_768 })),
         ],
         execbufs: vec![],
+        lists: vec![],
         replies: vec![
             ("HANG_LIST", Reply::HangList(HangPage { hangs: vec![record()], more: true })),
             (

@@ -11,6 +11,7 @@ pub(super) fn round() -> Round {
     Round {
         requests: vec![("IDENTITY", Request::Identity(query))],
         execbufs: vec![],
+        lists: vec![],
         replies: vec![("IDENTITY", Reply::Identity(identity()))],
         refusals: vec![],
         epitaphs: vec![Epitaph { code: EpitaphCode::Denied, text: "Denied".to_owned() }],
@@ -49,6 +50,7 @@ pub(super) fn admin_round() -> Round {
             ("ADMIN_CLASSES", Request::AdminClasses),
         ],
         execbufs: vec![],
+        lists: vec![],
         replies: vec![
             ("ADMIN_DRAIN", Reply::AdminDrain(AdminDrained { connections: 3 })),
             ("ADMIN_REVOKE", Reply::AdminRevoke),

@@ -1,10 +1,15 @@
 //! EXECBUFs: a plain one, and one with every list.
 
+use gpu_broker_protocol::FdSlot;
 use gpu_broker_protocol::execbuf::{
     ExecExtension, ExecFence, ExecObject, ExecPoint, ExecbufHead, Relocation, flag, object_flag,
 };
+use gpu_broker_protocol::execlist::{ListHead, NOTHING, RUN};
+use gpu_broker_protocol::message::{ExecbufReply, Reply};
 use gpu_broker_protocol::syncobj::flag::{FENCE_SIGNAL, FENCE_WAIT};
 
+use crate::lists::Change;
+use crate::samples::Round;
 use crate::submission::Submission;
 
 /// A target, pinned and written, and a batch.
@@ -59,5 +64,32 @@ pub(super) fn with_every_list() -> Submission {
             point(6, FENCE_WAIT | FENCE_SIGNAL, u64::MAX),
         ],
         relocations: [16, 32, 48, 64].map(relocation).into(),
+    }
+}
+
+/// Lists: one begun from nothing, and one that is changed in two places, cut, and run.
+pub(super) fn lists() -> Round {
+    let begun =
+        ListHead { list: 2, flags: 0, base: NOTHING, next: 0x1122_3344_5566_7788, length: 5 };
+    let run = ListHead { flags: RUN, base: begun.next, next: begun.next + 1, length: 4, ..begun };
+    let reply = |offsets: Vec<u64>, fence| Reply::ExecbufList(ExecbufReply { offsets, fence });
+    Round {
+        requests: vec![],
+        execbufs: vec![],
+        lists: vec![
+            ("EXECBUF_LIST", Change { head: begun, edits: vec![(0, vec![1, 2, 3, 4, 5])] }),
+            (
+                "EXECBUF_LIST with RUN",
+                Change { head: run, edits: vec![(0, vec![7]), (2, vec![8, 9])] },
+            ),
+        ],
+        replies: vec![
+            ("EXECBUF_LIST", reply(vec![], None)),
+            ("EXECBUF_LIST with RUN", reply(vec![0x10_0000], Some(FdSlot))),
+        ],
+        refusals: vec![],
+        epitaphs: vec![],
+        hangs: vec![],
+        news: vec![],
     }
 }
