@@ -1,5 +1,6 @@
 //! One `SOCK_SEQPACKET` socket: packets out and in, with their file descriptors.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -123,6 +124,18 @@ pub(crate) fn readable(socket: &OwnedFd, within: Option<Duration>) -> Result<boo
     }
 }
 
+thread_local! {
+    static INTERRUPTIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often handlers of signals have interrupted this thread while it waited for an answer. Those
+/// that were installed with SA_RESTART do not, as with any call that the kernel begins anew. A
+/// thread for which another one reads the socket is not interrupted.
+#[must_use]
+pub fn interruptions() -> u64 {
+    INTERRUPTIONS.with(Cell::get)
+}
+
 /// Receives one packet, waiting for it. Every fd is owned, close-on-exec, from the first moment.
 ///
 /// # Errors
@@ -131,7 +144,7 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, E
     let mut resets = 0;
     loop {
         match receive_once(socket, buffer) {
-            Err(Errno::INTR) => {}
+            Err(Errno::INTR) => INTERRUPTIONS.with(|count| count.set(count.get() + 1)),
             Err(Errno::AGAIN) => wait_for(socket, PollFlags::IN)?,
             // The kernel reports the reset once, before what is still queued: the epitaph.
             Err(Errno::CONNRESET) if resets == 0 => resets += 1,

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -270,6 +271,77 @@ static void hangs(void) {
     ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait);
 }
 
+static volatile sig_atomic_t handled;
+
+static void handler(int number) {
+    (void)number;
+    handled++;
+}
+
+/* A signal in 200 ms, whose handler is installed with these flags. */
+static void strikes(int flags) {
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    struct itimerval soon = {.it_value.tv_usec = 200000};
+    handled = 0;
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &soon, NULL) == 0);
+}
+
+/* Signals end what waits, unless the calls are to be begun anew; `forked` has company. */
+static void interrupted(int forked) {
+    const int64_t second = 1000000000;
+    int fd = opened();
+    uint32_t target = created(fd, 4096), batch = created(fd, 4096);
+    volatile uint32_t *commands = mapped(fd, batch, 4096), *word = mapped(fd, target, 4096);
+    const uint32_t spin[] = {0x0e00c002, 1, 0x00100000, 0, 0x05000000, 0};
+    for (size_t n = 0; n < sizeof spin / sizeof *spin; n++) commands[n] = spin[n];
+    submitted(fd, batch, target);
+    if (forked) {
+        pid_t child = fork();
+        if (child == 0) _exit(0);
+        succeeds(child);
+    }
+    struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
+    strikes(0);
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == EINTR && handled == 1);
+    CHECK(wait.timeout_ns == -1);
+    wait.timeout_ns = 100 * second;
+    strikes(0);
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == EINTR && handled == 1);
+    CHECK(wait.timeout_ns > 0 && wait.timeout_ns < 100 * second - second / 10);
+    struct drm_syncobj_create syncobj = {};
+    CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_CREATE, &syncobj) == 0);
+    struct drm_syncobj_wait late = {.handles = (uintptr_t)&syncobj.handle, .count_handles = 1,
+                                    .timeout_nsec = INT64_MAX,
+                                    .flags = DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT};
+    strikes(0);
+    CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_WAIT, &late) == -1 && errno == EINTR && handled == 1);
+    if (!forked) {
+        wait.timeout_ns = second;
+        strikes(SA_RESTART);
+        CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == ETIME && handled == 1);
+        CHECK(wait.timeout_ns == 0);
+    }
+    /* Nothing of it is left: the batch ends, and the next wait is an ordinary one. */
+    *word = 1;
+    wait.timeout_ns = -1;
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0);
+    stored(fd, 5);
+}
+
+/* A buffer's fd is as long as the buffer. */
+static void exported(void) {
+    int fd = opened();
+    struct drm_prime_handle prime = {.handle = created(fd, 3 * 4096), .flags = DRM_RDWR | DRM_CLOEXEC};
+    CHECK(ioctl(fd, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime) == 0);
+    struct stat stat;
+    CHECK(lseek(prime.fd, 0, SEEK_END) == 3 * 4096 && lseek(prime.fd, 0, SEEK_SET) == 0);
+    CHECK(fstat(prime.fd, &stat) == 0 && stat.st_size == 3 * 4096);
+    CHECK(fcntl(prime.fd, F_GETFD) == FD_CLOEXEC);
+    int again = dup(prime.fd);
+    struct drm_prime_handle back = {.fd = again};
+    CHECK(ioctl(fd, DRM_IOCTL_PRIME_FD_TO_HANDLE, &back) == 0 && back.handle == prime.handle);
+}
+
 static uint64_t state;
 
 static uint64_t any(void) {
@@ -337,6 +409,9 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "passes")) passes();
     else if (!strcmp(mode, "many")) many();
     else if (!strcmp(mode, "hangs")) hangs();
+    else if (!strcmp(mode, "interrupted")) interrupted(0);
+    else if (!strcmp(mode, "interrupted-together")) interrupted(1);
+    else if (!strcmp(mode, "exported")) exported();
     else if (!strcmp(mode, "closed")) closed();
     else if (!strcmp(mode, "itself")) itself();
     else if (!strcmp(mode, "struck") && count > 2) struck(atoi(arguments[2]));

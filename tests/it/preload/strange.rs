@@ -53,6 +53,17 @@ fn sharers_may_be_stopped_and_killed() {
 }
 
 #[test]
+fn signals_end_waits_as_they_end_the_kernels() {
+    behaves_and_leaves_nothing(&["interrupted"]);
+    behaves_and_leaves_nothing(&["interrupted-together"]);
+}
+
+#[test]
+fn an_exported_buffer_has_its_length() {
+    behaves_and_leaves_nothing(&["exported"]);
+}
+
+#[test]
 fn two_hundred_opens_are_two_hundred_sessions() {
     behaves_and_leaves_nothing(&["many"]);
 }

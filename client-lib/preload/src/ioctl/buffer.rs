@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use gpu_broker_client::protocol::message::{BufferCreate, BufferOf, BufferWait};
 use gpu_broker_client::protocol::object::{
@@ -16,7 +17,7 @@ use gpu_broker_uapi::i915::{
     drm_i915_gem_set_tiling, drm_i915_gem_sw_finish, drm_i915_gem_wait,
 };
 
-use super::{ask, ask_patiently, done, reply};
+use super::{ask, ask_interruptibly, ask_patiently, done, reply};
 use crate::arg::{Arg, at, u16_at, u32_at, u64_at};
 use crate::chain;
 use crate::errno::{Errno, Outcome};
@@ -237,23 +238,20 @@ pub(super) fn wait(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     let timeout_ns = arg.i64(at!(W, timeout_ns));
     let buffer = BufferId(arg.u32(at!(W, bo_handle)));
     let flags = arg.u32(at!(W, flags));
-    let request = Request::BufferWait(BufferWait { buffer, flags, timeout_ns });
+    // A negative time is for ever.
     let patience = u64::try_from(timeout_ns).ok();
-    match ask_patiently(node, patience, || is_idle(buffer), request) {
-        Ok(answer) => {
-            let waited = reply!(answer, Reply::BufferWait(waited) => waited)?;
-            if timeout_ns > 0 {
-                arg.set_u64(at!(W, timeout_ns), waited.remaining_ns.cast_unsigned());
-            }
-            Ok(0)
-        }
-        Err(errno) => {
-            if errno == Errno(libc::ETIME) && timeout_ns > 0 {
-                arg.set_u64(at!(W, timeout_ns), 0);
-            }
-            Err(errno)
-        }
+    let begun = Instant::now();
+    let part = |ns: u64| {
+        let timeout_ns = i64::try_from(ns).unwrap_or(i64::MAX);
+        Request::BufferWait(BufferWait { buffer, flags, timeout_ns })
+    };
+    let result = ask_interruptibly(node, patience, part);
+    if let Some(patience) = patience.filter(|ns| *ns > 0) {
+        let spent = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let over = matches!(result, Err(Errno(libc::ETIME)));
+        arg.set_u64(at!(W, timeout_ns), if over { 0 } else { patience.saturating_sub(spent) });
     }
+    reply!(result?, Reply::BufferWait(_) => 0)
 }
 
 pub(super) fn set_caching(node: &Node, arg: &mut Arg) -> Outcome<c_int> {

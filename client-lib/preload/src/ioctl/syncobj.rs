@@ -14,7 +14,7 @@ use gpu_broker_uapi::drm::{
     drm_syncobj_timeline_array, drm_syncobj_timeline_wait, drm_syncobj_transfer, drm_syncobj_wait,
 };
 
-use super::{ask, ask_patiently, done, reply};
+use super::{ask, ask_interruptibly, done, reply};
 use crate::arg::{Arg, at};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
@@ -125,13 +125,24 @@ fn wait_flags(pad: u32, flags: u32, known: u32) -> Outcome<u32> {
 }
 
 fn waited(node: &Node, request: SyncobjWait) -> Outcome<u32> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
-    let left = u64::try_from(request.deadline_ns.saturating_sub(now)).unwrap_or(0);
+    let now = monotonic_ns();
     // A deadline that has passed looks once.
-    let poll = || Request::SyncobjWait(SyncobjWait { deadline_ns: 0, ..request.clone() });
-    let answer = ask_patiently(node, Some(left), poll, Request::SyncobjWait(request.clone()))?;
+    let left = u64::try_from(request.deadline_ns.saturating_sub(now)).unwrap_or(0);
+    let part = |ns: u64| {
+        let deadline_ns = match ns {
+            0 => 0,
+            ns => monotonic_ns().saturating_add(i64::try_from(ns).unwrap_or(i64::MAX)),
+        };
+        Request::SyncobjWait(SyncobjWait { deadline_ns, ..request.clone() })
+    };
+    let answer = ask_interruptibly(node, Some(left), part)?;
     reply!(answer, Reply::SyncobjWait(waited) => waited.first_signaled)
+}
+
+/// What deadlines are counted by.
+fn monotonic_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 fn array(node: &Node, arg: &Arg, request: fn(SyncobjArray) -> Request<OwnedFd>) -> Outcome<c_int> {
