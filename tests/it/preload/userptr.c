@@ -538,6 +538,10 @@ static void scattered(void) {
     char *room = mmap(NULL, (size_t)STEP * MANY, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(room != MAP_FAILED);
+    /* What is refused takes up nothing. */
+    for (int n = 0; n < MANY; n++) {
+        FAILS(userptr(room + (size_t)STEP * n, PAGE, I915_USERPTR_PROBE, &handles[n]), EFAULT);
+    }
     for (; count < MANY; count++) {
         char *page = room + (size_t)STEP * count;
         CHECK(mprotect(page, PAGE, PROT_READ | PROT_WRITE) == 0);

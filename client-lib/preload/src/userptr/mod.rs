@@ -23,7 +23,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use gpu_broker_client::protocol::message::BufferCreated;
 use gpu_broker_client::protocol::userptr::{UserptrCreate, UserptrInvalidate, flag};
@@ -88,39 +89,16 @@ fn state() -> MutexGuard<'static, State> {
 ///
 /// # Errors
 /// EFAULT when PROBE finds memory that could not be used. ENOMEM when buffers over the range lie in
-/// memfds that cannot be one. ENODEV without procfs. The broker's; EMFILE.
+/// memfds that cannot be one, and at the limit of memfds. ENODEV without procfs. The broker's; EMFILE.
 pub(crate) fn create(node: &Node, range: Range<usize>, flags: u32) -> Outcome<BufferCreated> {
     let mut state = state();
     state.close_idle();
-    let read_only = flags & flag::READ_ONLY != 0;
-    let slot = state.arena_for(&range)?;
-    let arena = state.arenas.get(&slot).ok_or(Errno(libc::EIO))?;
-    if flags & flag::PROBE != 0 {
-        maps::pieces(range.clone(), |piece, area| judge(arena, read_only, &piece, area).map(drop))?;
+    let made = state.create(node, range, flags);
+    if made.is_err() {
+        // One may have been made for this buffer.
+        state.drop_idle_arenas();
     }
-    let request = Request::UserptrCreate(UserptrCreate {
-        memfd: arena.fd(),
-        offset: arena.offset(range.start),
-        length: (range.end - range.start) as u64,
-        flags,
-    });
-    let answer = node.connection.request::<BorrowedFd<'_>>(request);
-    let made = match answer {
-        Ok(answer) => reply!(answer, Reply::UserptrCreate(made) => made)?,
-        Err(error) => {
-            state.drop_idle_arenas();
-            return Err(error.into());
-        }
-    };
-    node::with_buffers(node.id, |buffers| buffers.insert(made.buffer, made.size))?;
-    if let Some(arena) = state.arenas.get_mut(&slot) {
-        arena.handles += 1;
-    }
-    let (ready, used, closing, foreign) = (false, false, false, false);
-    let handle = Handle { range, arena: slot, read_only, ready, used, closing, foreign };
-    state.handles.insert((node.id, made.buffer.0), handle);
-    COUNT.store(state.handles.len(), Ordering::Relaxed);
-    Ok(made)
+    made
 }
 
 /// Whether a handle is of a userptr buffer.
@@ -211,17 +189,31 @@ pub(crate) fn file_closed(file: FileId) {
     }
 }
 
-/// The program gives up the contents of a range. Waits for the GPU where it has them.
+/// The program gives up the contents of a range. Waits for the GPU where it has them. An allocator may
+/// call this with its locks held, so nothing is allocated where no buffer is, and another thread is
+/// not waited for, which may be waiting for the allocator.
 pub(crate) fn discard(range: &Range<usize>) {
-    if COUNT.load(Ordering::Relaxed) != 0 {
-        let state = state();
-        let slots: Vec<usize> = state.arenas.keys().copied().collect();
-        for slot in slots {
+    if COUNT.load(Ordering::Relaxed) != 0
+        && let Some(state) = state_soon()
+    {
+        for slot in state.arenas.keys() {
             // Whether or not the wait succeeds, the contents go.
-            let _ = state.invalidate(slot, range);
+            let _ = state.invalidate(*slot, range);
         }
     }
     watch::discard(range);
+}
+
+/// The state, unless another thread keeps it for a tenth of a second.
+fn state_soon() -> Option<MutexGuard<'static, State>> {
+    for _ in 0..100 {
+        match STATE.try_lock() {
+            Ok(state) => return Some(state),
+            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    None
 }
 
 fn is_busy(node: &Node, handle: u32) -> bool {
@@ -256,6 +248,32 @@ fn judge(
 }
 
 impl State {
+    fn create(&mut self, node: &Node, range: Range<usize>, flags: u32) -> Outcome<BufferCreated> {
+        let read_only = flags & flag::READ_ONLY != 0;
+        let slot = self.arena_for(&range)?;
+        let arena = self.arenas.get_mut(&slot).ok_or(Errno(libc::EIO))?;
+        if flags & flag::PROBE != 0 {
+            maps::pieces(range.clone(), |piece, area| {
+                judge(arena, read_only, &piece, area).map(drop)
+            })?;
+        }
+        let request = Request::UserptrCreate(UserptrCreate {
+            memfd: arena.fd(),
+            offset: arena.offset(range.start),
+            length: (range.end - range.start) as u64,
+            flags,
+        });
+        let answer = node.connection.request::<BorrowedFd<'_>>(request)?;
+        let made = reply!(answer, Reply::UserptrCreate(made) => made)?;
+        node::with_buffers(node.id, |buffers| buffers.insert(made.buffer, made.size))?;
+        arena.handles += 1;
+        let (ready, used, closing, foreign) = (false, false, false, false);
+        let handle = Handle { range, arena: slot, read_only, ready, used, closing, foreign };
+        self.handles.insert((node.id, made.buffer.0), handle);
+        COUNT.store(self.handles.len(), Ordering::Relaxed);
+        Ok(made)
+    }
+
     /// The arena for a range; all buffers over a page must be in one.
     fn arena_for(&mut self, range: &Range<usize>) -> Outcome<usize> {
         let own = self.handles.values().filter(|handle| !handle.foreign);
