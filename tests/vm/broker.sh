@@ -77,6 +77,13 @@ as 4000 env HOME=/tmp CARGO=/bin/true GPU_BROKER_TEST_DEVICE="$node" "$tests" --
 grep -q 'test result: ok. 5 passed' "$run/output" || fail "not five tests of own memory: $(tail -n 3 "$run/output")"
 echo "ok the tests of own memory hold on the real driver"
 
+# A program that knows nothing of the broker gives the GPU its memory, and takes it away again.
+for story in refusals changes; do
+    as 4001 env LD_PRELOAD="$binaries/libgpu_broker_preload.so" XDG_RUNTIME_DIR=/tmp \
+        "$programs/userptr" $story >"$run/output" 2>&1 || fail "userptr.c $story: $(cat "$run/output")"
+done
+echo "ok the GPU works on ordinary memory of an unmodified program"
+
 # The GPU goes away.
 echo 1 >/sys/bus/pci/devices/0000:00:02.0/remove
 left=60
