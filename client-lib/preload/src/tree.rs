@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) use content::Entry;
 
@@ -32,6 +33,8 @@ pub(crate) struct Tree {
 }
 
 static TREE: OnceLock<Tree> = OnceLock::new();
+/// Drafts of a tree that this process has begun.
+static DRAFTS: AtomicU32 = AtomicU32::new(0);
 
 /// The tree, made at the first use. `None` while there is no broker: then there is no device.
 pub(crate) fn get() -> Option<&'static Tree> {
@@ -76,8 +79,10 @@ impl Tree {
         let base = base()?;
         let root = base.join(format!("{:016x}", hasher.finish()));
         if !root.exists() {
-            // Filled under another name first, so that nobody ever sees half of it.
-            let draft = base.join(format!("draft-{}", std::process::id()));
+            // Filled under another name first, so that nobody ever sees half of it: each thread its
+            // own, because several may open the device at once.
+            let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+            let draft = base.join(format!("draft-{}-{number}", std::process::id()));
             let filled = fill(&draft, entries).and_then(|()| match fs::rename(&draft, &root) {
                 Err(_) if root.exists() => Ok(()),
                 other => other,
@@ -136,4 +141,25 @@ fn fill(root: &Path, entries: &[(String, Entry)]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_need_the_tree_at_once_get_the_same() {
+        let file = |path: &str| (path.to_owned(), Entry::File(Vec::new()));
+        let mut entries: Vec<_> = NODES.iter().map(|(path, _)| file(path)).collect();
+        // A tree of this test's own, and long enough to make.
+        let files = (0..200).map(|at| file(&format!("/test/{}/{at}", std::process::id())));
+        entries.extend(files);
+        let roots: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| Tree::make(&entries))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let roots: Vec<_> = roots.into_iter().map(|tree| tree.expect("it is made").root).collect();
+        assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
+        fs::remove_dir_all(&roots[0]).expect("it is this test's");
+    }
 }
