@@ -100,7 +100,7 @@ fn balanced(cases: &mut Cases) {
             }
             for (class, flags, mbz64) in [("good", 0, 0), ("flags", 1, 0), ("mbz", 0, 1)] {
                 for (name, sibling) in SLOTS {
-                    if class != "good" && name != "rcs" {
+                    if (class != "good" || index > 1) && name != "rcs" {
                         continue;
                     }
                     let id = format!("engines/balance/{index}/{siblings}{name}/{class}");

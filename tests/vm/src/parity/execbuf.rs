@@ -215,7 +215,7 @@ fn fences(cases: &mut Cases) {
         for flags in [0, 1, 2, 3, 4, 8, 1 << 31] {
             for handle in [0_u32, 1, 9] {
                 for count in [0_u32, 1, u32::MAX] {
-                    if count > 1 && (flags, handle) != (0, 1) {
+                    if (count > 1 || handle == 0) && (flags, handle) != (0, 1) {
                         continue;
                     }
                     let id = format!(

@@ -196,6 +196,11 @@ impl Node {
         self.note(if ready == 1 { "signalled" } else { "pending" });
     }
 
+    /// The record of a case after which the file is closed.
+    pub(crate) fn into_record(mut self) -> String {
+        std::mem::take(&mut self.record)
+    }
+
     /// Ends a case: its record.
     pub(crate) fn end(&mut self) -> String {
         let record = std::mem::take(&mut self.record);

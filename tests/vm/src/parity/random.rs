@@ -6,7 +6,7 @@ use crate::execbuf::{buffer, empty, over, read, submit, wait, write};
 use crate::kernel::Node;
 use crate::syncobjs;
 
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 50;
 const STEPS: usize = 30;
 
 /// xorshift64*, which is enough to choose steps.

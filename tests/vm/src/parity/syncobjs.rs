@@ -83,7 +83,7 @@ pub(crate) fn add(cases: &mut Cases) {
 }
 
 fn waits(cases: &mut Cases) {
-    for flags in [0, 1, 2, 3, 4, 5, 6, 7, 16, 1 << 31] {
+    for flags in [0, 1, 2, 3, 4, 7, 16, 1 << 31] {
         for (state, states) in [("00", [0, 0]), ("10", [1, 0]), ("01", [0, 1]), ("11", [1, 1])] {
             cases.add(format!("syncobj/wait/{state}/flags{flags}"), move |node| {
                 let handles = states.map(|signalled| create(node, signalled));
@@ -130,7 +130,7 @@ fn timelines(cases: &mut Cases) {
                 });
             }
         }
-        for flags in 0..8 {
+        for flags in [0, 1, 2, 3, 4, 7] {
             for (state, signalled) in [("none", None), ("1", Some(1)), ("5", Some(5))] {
                 cases.add(
                     format!("syncobj/timeline/wait/{state}/{point:x}/flags{flags}"),
