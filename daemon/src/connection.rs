@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use gpu_broker_core::{Hold, Time};
-use gpu_broker_device::Device;
+use gpu_broker_device::{Device, Health};
 use gpu_broker_protocol::codec::{self, MapFds as _};
 use gpu_broker_protocol::message::Event;
 use gpu_broker_protocol::{
@@ -491,6 +491,9 @@ impl<D: Device> Connection<D> {
                 tracing::debug!(session = %self.entry.id(), "no HELLO in time");
                 sentence(EpitaphCode::Hello, "HELLO did not come in time")
             }
+            End::Asked(code @ EpitaphCode::DeviceLost) => {
+                sentence(*code, device_lost(self.server.device.health()))
+            }
             End::Asked(code) => sentence(*code, asked(*code)),
             End::Internal => sentence(EpitaphCode::Internal, "the daemon failed; its log says how"),
         }
@@ -528,6 +531,19 @@ pub(crate) struct Place<D: Device> {
 impl<D: Device> Drop for Place<D> {
     fn drop(&mut self) {
         self.server.directory.give_place(self.uid);
+    }
+}
+
+/// The sentence for a session whose device is lost.
+const fn device_lost(health: Health) -> &'static str {
+    match health {
+        Health::Unplugged => "the GPU was unplugged; connect again when it is back",
+        Health::Unbound => {
+            "the GPU's driver was unloaded, or unbound from it; connect again when it is back"
+        }
+        Health::Good | Health::Wedged => {
+            "the GPU was gone for a moment, and what the session had there with it; connect again"
+        }
     }
 }
 
@@ -574,7 +590,7 @@ fn farewell(socket: OwnedFd, epitaph: Option<Epitaph>) {
 mod tests {
     use gpu_broker_core::Capabilities;
     use gpu_broker_device::soft::SoftFile;
-    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Health, Share};
+    use gpu_broker_device::{Description, DeviceError, EngineUsage, EventSink, Share};
     use gpu_broker_protocol::message::Hello;
     use gpu_broker_protocol::{Request, version};
 

@@ -168,9 +168,7 @@ impl<D: Device> Open<D> {
         now: Time,
         seq: u32,
     ) -> Result<Answer, Refusal> {
-        if server.device.description().wedged {
-            return Err(Reason::DeviceWedged.into());
-        }
+        server.registry.check_device()?;
         let session = &*self.session;
         answer(waits(&mut self.waits, self.waits_max).begin_throttle(now, seq, session))
     }

@@ -85,7 +85,7 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
         DeviceError::NotABuffer => wrong_fd("a buffer of this daemon"),
         DeviceError::NotASyncobj => wrong_fd("a syncobj of this daemon"),
         DeviceError::NoFence => Reason::SyncobjEmpty.into(),
-        DeviceError::Lost => Reason::DeviceWedged.into(),
+        DeviceError::Lost => Reason::DeviceGone.into(),
         DeviceError::PagesGone => Reason::UserptrInvalidated.into(),
         DeviceError::InFlight => {
             Refusal::new(Reason::InFlightLimit).with_detail("too many objects in flight")

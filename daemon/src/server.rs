@@ -266,8 +266,9 @@ impl<D: Device> Server<D> {
                 tracing::error!("a panic while the device was looked at");
             }
             let health = self.device.health();
-            self.registry.set_wedged(health != Health::Good);
-            if health == Health::Gone {
+            self.registry.set_gone(health.is_gone());
+            self.registry.set_wedged(health == Health::Wedged);
+            if health.is_gone() {
                 self.directory.end_all(EpitaphCode::DeviceLost);
             }
             tokio::time::sleep(DEVICE_RHYTHM).await;

@@ -109,6 +109,9 @@ reasons! {
         "no session has that number, or it is another user's; status lists those there are";
     /// No such class or limit.
     NoSuchClass = 9, ENOENT, "no-such-class", "the policy has no class, or no limit, of that name";
+    /// §12
+    DeviceGone = 10, ENODEV, "device-gone",
+        "the GPU is gone: it was unplugged, or its driver was unloaded; open a new session when it is back";
 
     /// ADMIN_LISTEN
     ListenerName = 16, EEXIST, "listener-name",

@@ -97,5 +97,6 @@ pub(crate) unsafe fn duplicate_fd(fd: c_int) -> Result<OwnedFd, Failure> {
 
 fn lost(errno: i32) -> Failure {
     let errno = if errno > 0 { errno } else { EIO };
-    Failure::Errno(errno, "the work behind the fence was lost; its context hung or was banned")
+    let sentence = "the work behind the fence was lost: its context hung, was banned or ended, or the GPU is gone";
+    Failure::Errno(errno, sentence)
 }

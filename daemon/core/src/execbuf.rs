@@ -52,8 +52,8 @@ impl<H: Hands> Session<H> {
     /// # Errors
     /// Rule table §13, the first that applies: EINVAL for the request's own fields; EPERM (ENODEV
     /// from version 11 on) for SECURE; ENOENT for an unknown context or buffer; what
-    /// materialisation says; EINVAL when no engine is selected; EIO when the device is wedged or
-    /// the context banned; EINVAL for an object; EAGAIN at the limit of submissions in flight;
+    /// materialisation says; EINVAL when no engine is selected; ENODEV when the device is gone; EIO
+    /// when it is wedged or the context banned; EINVAL for an object; EAGAIN at the limit of submissions in flight;
     /// ENOSPC when the objects do not fit; EAGAIN when an application's memory was invalidated
     /// meanwhile; what the device says.
     pub fn execbuf(
@@ -68,9 +68,7 @@ impl<H: Hands> Session<H> {
         let live = &*found.live;
         let selected = select(&self.caps, live.engines.as_deref(), request.head.flags, self.video)?;
         check_parallel(request, &selected)?;
-        if self.registry.is_wedged() {
-            return Err(Reason::DeviceWedged.into());
-        }
+        self.registry.check_device()?;
         let (submitted, offsets) = self.place_and_submit(live, selected, request, &mut fences)?;
         self.after_submit(now, live, submitted.done);
         let wanted = request.head.flags & flag::FENCE_OUT != 0;

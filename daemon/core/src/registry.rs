@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use gpu_broker_protocol::{Reason, Refusal};
+
 use crate::context::Live;
 use crate::hands::Hands;
 use crate::sync::LiveTable;
@@ -12,6 +14,7 @@ pub struct Registry<H: Hands> {
     pub(crate) live: Arc<LiveTable<Live<H>>>,
     resets: AtomicU32,
     wedged: AtomicBool,
+    gone: AtomicBool,
 }
 
 impl<H: Hands> Default for Registry<H> {
@@ -20,6 +23,7 @@ impl<H: Hands> Default for Registry<H> {
             live: Arc::new(LiveTable::new()),
             resets: AtomicU32::new(0),
             wedged: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
     }
 }
@@ -49,10 +53,24 @@ impl<H: Hands> Registry<H> {
         self.wedged.store(wedged, Ordering::Relaxed);
     }
 
-    /// Whether [`Self::set_wedged`] said so last.
-    #[must_use]
-    pub fn is_wedged(&self) -> bool {
-        self.wedged.load(Ordering::Relaxed)
+    /// Says whether the device is not there any more: what would answer EIO for a wedged one answers
+    /// ENODEV then, as the kernel's files do after an unplug.
+    pub fn set_gone(&self, gone: bool) {
+        self.gone.store(gone, Ordering::Relaxed);
+    }
+
+    /// Whether the device takes work.
+    ///
+    /// # Errors
+    /// [`Reason::DeviceGone`] or [`Reason::DeviceWedged`], as was said last.
+    pub fn check_device(&self) -> Result<(), Refusal> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(Reason::DeviceGone.into());
+        }
+        if self.wedged.load(Ordering::Relaxed) {
+            return Err(Reason::DeviceWedged.into());
+        }
+        Ok(())
     }
 
     pub(crate) fn count_reset(&self) {

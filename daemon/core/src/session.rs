@@ -127,9 +127,7 @@ impl<H: Hands> Session<H> {
         if request.flags & !(create_flag::USE_EXTENSIONS | create_flag::SINGLE_TIMELINE) != 0 {
             return Err(Reason::ContextFlags.into());
         }
-        if self.registry.is_wedged() {
-            return Err(Reason::DeviceWedged.into());
-        }
+        self.registry.check_device()?;
         if self.score.is_banned() {
             return Err(Reason::SessionBanned.into());
         }

@@ -86,8 +86,20 @@ pub enum Health {
     Good,
     /// The kernel has given it up; it may come back.
     Wedged,
-    /// It is not there any more: what was made on it is lost, files opened later may work.
-    Gone,
+    /// It was taken out, or another program told the kernel to forget it: what was made on it is lost,
+    /// files opened later may work.
+    Unplugged,
+    /// It is there, but has no driver any more: unloaded, or unbound. What was made on it is lost, files
+    /// opened later may work.
+    Unbound,
+}
+
+impl Health {
+    /// Whether what was made on it is lost.
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Unplugged | Self::Unbound)
+    }
 }
 
 /// What an engine is.

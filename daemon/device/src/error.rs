@@ -15,7 +15,7 @@ pub enum DeviceError {
     NotASyncobj,
     /// A syncobj holds no fence.
     NoFence,
-    /// The device is wedged or gone.
+    /// The device is gone.
     Lost,
     /// The pages of a userptr buffer were lost: pin it again (EAGAIN).
     PagesGone,
@@ -39,7 +39,7 @@ impl std::fmt::Display for DeviceError {
             Self::NotABuffer => f.write_str("not a buffer of this device"),
             Self::NotASyncobj => f.write_str("not a syncobj of this device"),
             Self::NoFence => f.write_str("a syncobj holds no fence"),
-            Self::Lost => f.write_str("the device is wedged or gone"),
+            Self::Lost => f.write_str("the device is gone"),
             Self::PagesGone => f.write_str("the pages of a client's memory were lost"),
             Self::InFlight => f.write_str("too much in flight"),
             Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),

@@ -172,6 +172,10 @@ fn a_wedged_device_refuses_work_and_contexts() {
     refused!(DeviceWedged, rig.create_with(0, Vec::new()));
     refused!(ContextFlags, rig.create_with(4, Vec::new()));
     refused!(DeviceWedged, rig.run(0, &[object(buffer)]));
+    rig.registry.set_gone(true);
+    refused!(DeviceGone, rig.create_with(0, Vec::new()));
+    refused!(DeviceGone, rig.run(0, &[object(buffer)]));
+    rig.registry.set_gone(false);
     rig.registry.set_wedged(false);
     rig.run(0, &[object(buffer)]).unwrap();
 }

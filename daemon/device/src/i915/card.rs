@@ -4,13 +4,18 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::limits;
+use crate::Health;
+
 /// The driver this back end speaks to.
 const DRIVER: &str = "i915";
 const SYSFS: &str = "/sys/class/drm";
+const PCI: &str = "/sys/bus/pci/devices";
 const DEVICES: &str = "/dev/dri";
 
 /// A render node of the i915 driver.
@@ -77,6 +82,28 @@ impl Node {
         Ok(node)
     }
 
+    /// How a device whose files are dead went. Waits while the kernel is about it.
+    pub(super) fn how_gone(&self) -> Health {
+        let begun = Instant::now();
+        loop {
+            let health = self.how_gone_in(Path::new(PCI));
+            // An unplug unbinds first.
+            if health == Some(Health::Unplugged) || begun.elapsed() >= limits::GOING {
+                return health.unwrap_or(Health::Unbound);
+            }
+            std::thread::sleep(limits::WEDGED_RHYTHM);
+        }
+    }
+
+    /// `None` while a driver has it.
+    fn how_gone_in(&self, pci: &Path) -> Option<Health> {
+        let device = pci.join(&self.pci_slot);
+        if !self.pci_slot.is_empty() && pci.exists() && !device.exists() {
+            return Some(Health::Unplugged);
+        }
+        (!device.join("driver").exists()).then_some(Health::Unbound)
+    }
+
     /// Opens it: a DRM file of its own each time.
     ///
     /// # Errors
@@ -123,6 +150,26 @@ mod tests {
         let directory = sysfs.join("drm").join(name);
         fs::create_dir_all(&directory).unwrap();
         std::os::unix::fs::symlink(&device, directory.join("device")).unwrap();
+    }
+
+    #[test]
+    fn a_device_without_a_driver_is_told_from_none() {
+        let pci = std::env::temp_dir().join(format!("gpu-broker-pci-{}", std::process::id()));
+        let device = pci.join("0000:00:02.0");
+        let driver = device.join("driver");
+        let node = Node {
+            path: "/dev/dri/renderD128".into(),
+            pci_slot: "0000:00:02.0".to_owned(),
+            vendor_id: 0x8086,
+            device_id: 0x5927,
+        };
+        fs::create_dir_all(&driver).unwrap();
+        assert_eq!(node.how_gone_in(&pci), None);
+        fs::remove_dir(&driver).unwrap();
+        assert_eq!(node.how_gone_in(&pci), Some(Health::Unbound));
+        fs::remove_dir(&device).unwrap();
+        assert_eq!(node.how_gone_in(&pci), Some(Health::Unplugged));
+        fs::remove_dir(&pci).unwrap();
     }
 
     #[test]

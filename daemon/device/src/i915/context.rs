@@ -2,12 +2,13 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use gpu_broker_uapi::i915::*;
 use rustix::io::Errno;
 
 use super::sys::{self, CreateParam, ENGINES_MAX, EngineMap, MapExtension, WithEngines};
-use super::{FileShared, os};
+use super::{FileShared, limits, os};
 use crate::{
     ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Health,
     Outcome,
@@ -70,15 +71,25 @@ impl Context {
         let card = file.card.as_fd();
         let failed = |errno| file.error(errno, "creating a context");
         let mut params = params(spec)?;
-        let (id, closed) = match sys::context_create(card, spec.single_timeline, &mut params) {
-            Ok(id) => (id, false),
-            // A wedged device makes none. So that a session can be opened, and be told so, this is
-            // one that was closed: all work is refused with EIO.
-            Err(Errno::IO) => {
-                file.device.set_health(Health::Wedged);
-                (0, true)
+        let begun = Instant::now();
+        let (id, closed) = loop {
+            match sys::context_create(card, spec.single_timeline, &mut params) {
+                Ok(id) => break (id, false),
+                // In the middle of a reset it looks wedged.
+                Err(Errno::IO)
+                    if file.device.health() == Health::Good
+                        && begun.elapsed() < limits::WEDGED_AFTER =>
+                {
+                    std::thread::sleep(limits::WEDGED_RHYTHM);
+                }
+                // A wedged device makes none. So that a session can be opened, and be told so, this
+                // is one that was closed: all work is refused with EIO.
+                Err(Errno::IO) => {
+                    file.device.set_health(Health::Wedged);
+                    break (0, true);
+                }
+                Err(errno) => return Err(failed(errno)),
             }
-            Err(errno) => return Err(failed(errno)),
         };
         let state = State { closed, persistent: spec.persistent, guilty: 0 };
         let context = Self(Arc::new(ContextShared {

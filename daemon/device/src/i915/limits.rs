@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+/// How long, and how many times in a row, a device must answer as if it were wedged until that is
+/// believed: in the middle of a reset it does for less than a second.
+pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(2);
+pub(super) const WEDGED_ANSWERS: u32 = 4;
+
+/// How often one that answers so is asked again by who wants a context of it.
+pub(super) const WEDGED_RHYTHM: Duration = Duration::from_millis(50);
+
+/// How long the kernel may take to let go of a device: until then it cannot be told whether the device
+/// or its driver is gone.
+pub(super) const GOING: Duration = Duration::from_secs(2);
+
 /// Ends of fences taken from the kernel at once.
 pub(super) const EVENTS_PER_WAIT: usize = 64;
 

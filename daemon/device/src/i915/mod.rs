@@ -38,6 +38,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use gpu_broker_uapi::i915::I915_PARAM_HAS_LLC;
 use rustix::io::Errno;
@@ -92,6 +93,8 @@ struct Files {
     /// Has no work, so that it can be asked whether the device is wedged. `None` while it is gone.
     control: Option<Card>,
     open: Vec<Weak<FileShared>>,
+    /// Since when it answers as if it were wedged, and how often it did.
+    suspected: Option<(Instant, u32)>,
     /// What the closed ones did.
     past: Busy,
 }
@@ -164,7 +167,8 @@ impl Shared {
         match self.health.load(Ordering::Relaxed) {
             good if good == Health::Good as u8 => Health::Good,
             wedged if wedged == Health::Wedged as u8 => Health::Wedged,
-            _ => Health::Gone,
+            unbound if unbound == Health::Unbound as u8 => Health::Unbound,
+            _ => Health::Unplugged,
         }
     }
 
@@ -175,7 +179,10 @@ impl Shared {
             match health {
                 Health::Good => tracing::info!("{path} works again"),
                 Health::Wedged => tracing::warn!("{path} is wedged: the kernel gave it up"),
-                Health::Gone => tracing::warn!("{path} is gone: unplugged, or its driver unbound"),
+                Health::Unplugged => tracing::warn!("{path} is gone: it was unplugged"),
+                Health::Unbound => {
+                    tracing::warn!("{path} is gone: its driver was unloaded, or unbound from it");
+                }
             }
         }
     }
@@ -202,21 +209,35 @@ impl Shared {
 
     fn probe(&self) {
         let mut files = self.files();
-        let health = match files.control.as_ref().map(|card| sys::gem_throttle(card.as_fd())) {
-            Some(Ok(()) | Err(Errno::INTR | Errno::AGAIN)) => Health::Good,
-            Some(Err(Errno::IO)) => Health::Wedged,
-            Some(Err(_)) | None => Health::Gone,
-        };
-        // What is gone is let go of, so that the driver can be unloaded, and looked for the next time:
-        // in between the files that were open before are seen to have lost it.
-        if health == Health::Gone
-            && files.control.take().is_none()
-            && let Ok(card) = self.open()
-        {
-            files.control = Some(card);
-            drop(files);
-            return self.set_health(Health::Good);
+        let asked = files.control.as_ref().map(|card| sys::gem_throttle(card.as_fd()));
+        if asked != Some(Err(Errno::IO)) {
+            files.suspected = None;
         }
+        let health = match asked {
+            Some(Ok(()) | Err(Errno::INTR | Errno::AGAIN)) => Health::Good,
+            Some(Err(Errno::IO)) => {
+                let (since, answers) = files.suspected.get_or_insert_with(|| (Instant::now(), 0));
+                *answers = answers.saturating_add(1);
+                let sure =
+                    *answers >= limits::WEDGED_ANSWERS && since.elapsed() >= limits::WEDGED_AFTER;
+                if sure { Health::Wedged } else { self.health() }
+            }
+            Some(Err(_)) | None => {
+                // What is gone is let go of, so that the driver can be unloaded, and looked for the
+                // next time: in between the files that were open before are seen to have lost it.
+                if files.control.take().is_none()
+                    && let Ok(card) = self.open()
+                {
+                    files.control = Some(card);
+                    drop(files);
+                    return self.set_health(Health::Good);
+                }
+                drop(files);
+                let health = self.node.how_gone();
+                files = self.files();
+                health
+            }
+        };
         files.open.retain(|file| file.strong_count() > 0);
         let open: Vec<_> = files.open.iter().filter_map(Weak::upgrade).collect();
         let mut busy = files.past;
@@ -230,12 +251,13 @@ impl Shared {
 }
 
 impl FileShared {
-    /// An errno of this file as a refusal.
+    /// An errno of this file as a refusal. That the device is gone is said once it is known how:
+    /// [`Shared::probe`] finds out.
     fn error(&self, errno: Errno, doing: &'static str) -> DeviceError {
-        if matches!(errno, Errno::NODEV | Errno::NXIO) {
-            self.device.set_health(Health::Gone);
+        match errno {
+            Errno::NODEV | Errno::NXIO => DeviceError::Lost,
+            errno => os(errno, doing),
         }
-        os(errno, doing)
     }
 
     /// Has the poller call `then`; takes one of the fds that may be watched.
@@ -288,12 +310,9 @@ impl Device for I915Device {
 
     /// The kernel's scheduler knows priorities, but no weights.
     fn open(&self, events: Arc<dyn EventSink>, _share: Share) -> Result<I915File, DeviceError> {
-        let card = self.0.open().map_err(|errno| {
-            if matches!(errno, Errno::NODEV | Errno::NXIO | Errno::NOENT) {
-                self.0.set_health(Health::Gone);
-                return DeviceError::Lost;
-            }
-            os(errno, "opening the render node")
+        let card = self.0.open().map_err(|errno| match errno {
+            Errno::NODEV | Errno::NXIO | Errno::NOENT => DeviceError::Lost,
+            errno => os(errno, "opening the render node"),
         })?;
         let file = Arc::new(FileShared {
             card,
