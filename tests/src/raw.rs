@@ -27,6 +27,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
     connect, recvmsg, sendmsg, socket_with,
 };
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{Bytes as _, FileOffset, VolatileMemory as _};
 
 use crate::PATIENCE;
 
@@ -64,7 +66,7 @@ pub struct RawBuffer {
     pub id: BufferId,
     /// Bytes.
     pub size: u64,
-    /// The memfd.
+    /// The memfd or dma-buf.
     pub memory: OwnedFd,
     /// Where in the memfd the buffer begins.
     pub offset: u64,
@@ -400,13 +402,24 @@ impl Message {
 }
 
 impl RawBuffer {
-    /// Writes into the memory, as a mapping would.
+    /// Writes into the memory through a mapping: a dma-buf has no other way.
     ///
     /// # Panics
     /// When the kernel refuses.
     pub fn write(&self, at: u64, bytes: &[u8]) {
-        let written = rustix::io::pwrite(&self.memory, bytes, self.offset + at);
-        assert_eq!(written, Ok(bytes.len()), "writing a buffer's memory");
+        let (region, skipped) = self.mapped(at, bytes.len());
+        region.as_volatile_slice().write_slice(bytes, skipped).expect("it is mapped");
+    }
+
+    /// A mapping of these bytes, and where in it they begin.
+    fn mapped(&self, at: u64, length: usize) -> (MmapRegion<()>, usize) {
+        const PAGE: u64 = 4096;
+        let from = self.offset + at;
+        let skipped = usize::try_from(from % PAGE).expect("less than a page");
+        let file = self.memory.try_clone().expect("fds are left").into();
+        let place = FileOffset::new(file, from - from % PAGE);
+        let region = MmapRegion::from_file(place, skipped + length);
+        (region.expect("mapping a buffer's memory"), skipped)
     }
 
     /// The dword at `at`.
@@ -416,8 +429,8 @@ impl RawBuffer {
     #[must_use]
     pub fn dword(&self, at: u64) -> u32 {
         let mut bytes = [0; 4];
-        let read = rustix::io::pread(&self.memory, &mut bytes, self.offset + at);
-        assert_eq!(read, Ok(bytes.len()), "reading a buffer's memory");
+        let (region, skipped) = self.mapped(at, bytes.len());
+        region.as_volatile_slice().read_slice(&mut bytes, skipped).expect("it is mapped");
         u32::from_le_bytes(bytes)
     }
 
