@@ -4,6 +4,7 @@
 //                         daemon without file descriptors is asked again
 //   outage memory BYTES   work that needs more memory than there is: ENOMEM, and then work that does not
 //   outage space          two objects at one place: ENOSPC
+//   outage ring           fills a ring, so that EXECBUF waits in the kernel, and goes on when SIGUSR1 comes
 //   outage fds            more fences than the daemon has file descriptors for: EMFILE, until some end
 //
 // Prints what happened; exits with 0 if that was what has to happen.
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +172,34 @@ static int hoards(void)
     return result ? fail("afterwards", result) : 0;
 }
 
+static void release(int signal)
+{
+    (void)signal;
+    *(volatile uint32_t *)memory = 1;
+}
+
+// A line for each submission that was taken. What an EXECBUF that waits holds up is this client alone.
+static int fills(void)
+{
+    const uint32_t list[] = {MI_SEMAPHORE_WAIT, 1, (uint32_t)DATA, 0, MI_BATCH_BUFFER_END};
+    int fence = -1, result;
+
+    signal(SIGUSR1, release);
+    memcpy(commands, list, sizeof list);
+    for (int count = 1; *(volatile uint32_t *)memory != 1; count++) {
+        if ((result = submit(NULL, 0)) < 0)
+            return fail("a submission", result);
+        if (fence >= 0)
+            close(fence);
+        fence = result;
+        printf("submitted %d\n", count);
+        fflush(stdout);
+    }
+    result = gpu_broker_fence_wait(fence, PATIENCE);
+    close(fence);
+    return result < 0 ? fail("the last fence", result) : 0;
+}
+
 int main(int argc, char **argv)
 {
     int result = argc < 2 ? -EINVAL : begin(argv[1]);
@@ -182,5 +212,7 @@ int main(int argc, char **argv)
         return needs(strtoull(argv[2], NULL, 0));
     if (strcmp(argv[1], "space") == 0)
         return overlaps();
+    if (strcmp(argv[1], "ring") == 0)
+        return fills();
     return strcmp(argv[1], "fds") == 0 ? hoards() : 2;
 }

@@ -122,6 +122,25 @@ echo 0 >/sys/module/i915/parameters/request_timeout_ms
 for engine in /sys/class/drm/card*/engine/*; do
     echo 0 >"$engine/heartbeat_interval_ms"
 done
+start 4096
+exec_as 4003 "$programs/outage" ring >"$run/ring" 2>&1 &
+stuck=$!
+waits() {
+    before=$(wc -l <"$run/ring")
+    sleep 3
+    [ "$before" -gt 0 ] && [ "$(wc -l <"$run/ring")" = "$before" ]
+}
+wait_for "EXECBUF waits for room in a ring" waits
+begin_work
+serves
+waits || fail "EXECBUF did not wait: $(tail -n 1 "$run/ring")"
+witnessed
+kill -USR1 "$stuck"
+wait "$stuck" || fail "$(tail -n 2 "$run/ring")"
+holds "an EXECBUF that waits in the kernel delays its client alone: $(tail -n 1 "$run/ring"); beside it $(tail -n 1 "$run/worker")"
+
+kill "$daemon"
+wait "$daemon" || true
 start 96
 begin_work
 as 4001 "$programs/outage" fds >"$run/hoard" 2>&1 || fail "$(cat "$run/hoard")"
