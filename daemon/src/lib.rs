@@ -113,6 +113,7 @@ const SPARE_THREADS: usize = 16;
 fn run(config: Config, args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     process::drop_privileges();
     process::raise_fd_limit();
+    gpu_broker_device::soft::return_large_blocks();
     let doors = Doors::open(&config)?;
     let mut confinement = Confinement::begin(&config, args, doors.directories());
     match config.device.open()? {

@@ -81,7 +81,8 @@ pub(crate) fn ask_patiently(
 
 /// Makes a request that waits for at most `timeout_ns`, if that is a time, and that a signal ends as
 /// it ends the kernel's: EINTR, if a handler ran that was not installed with SA_RESTART. `part` asks
-/// to wait so many nanoseconds, and is asked again until the time is over.
+/// to wait so many nanoseconds, and is asked again until the time is over. A signal that comes between
+/// two of those waits is missed, which in a session that processes share is a tenth of the time.
 pub(crate) fn ask_interruptibly(
     node: &Node,
     timeout_ns: Option<u64>,

@@ -69,6 +69,7 @@ pub use self::buffer::Buffer;
 pub use self::context::Context;
 pub use self::fence::Fence;
 pub use self::syncobj::Syncobj;
+pub use self::sys::return_large_blocks;
 pub use self::userptr::UserMemory;
 pub use gpu_broker_soft_gpu::gpu::{Config, ResetScope};
 pub use gpu_broker_soft_gpu::scheduler::Limits;

@@ -1,4 +1,5 @@
-//! The only unsafe code of the soft back end: shared memory mapped into the daemon.
+//! The only unsafe code of the soft back end: shared memory mapped into the daemon, and a setting of
+//! the C library's memory.
 //!
 //! # Lost pages
 //! A page of a memfd that cannot shrink can still be missing: it was never touched, or a client punched
@@ -26,6 +27,22 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+
+/// Blocks of at least so many bytes go back to the system when they are freed.
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK: c_int = 128 << 10;
+
+/// Has large blocks go back to the system when they are freed, for the whole process. The GNU C
+/// library begins so, but the first large block that is freed raises the size from which it does
+/// (mallopt(3), "dynamic mmap threshold"); from then on a daemon would keep most of what a client once
+/// had it hold. Other C libraries have no such setting.
+pub fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number under the allocator's own lock; no block is moved.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
+    }
+}
 
 /// An access outside a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
