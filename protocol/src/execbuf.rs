@@ -454,13 +454,13 @@ pub fn decode_reply(body: &[u8]) -> Result<ExecbufReply<FdSlot>, Violation> {
     Ok(ExecbufReply { offsets: offsets.iter().map(|b| u64::from_le_bytes(*b)).collect(), fence })
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(word)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)

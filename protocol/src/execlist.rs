@@ -16,6 +16,7 @@
 //! is little-endian. Fds come with [`RUN`] and go with its reply as those of an EXECBUF, whose reply
 //! has the layout of this one's; without [`RUN`] it has no addresses and no fence.
 
+use crate::execbuf::{u32_at, u64_at};
 use crate::limits::{EXECBUF_LIST_BYTES_MAX, EXECBUF_LISTS_PER_SESSION_MAX};
 use crate::violation::Violation;
 
@@ -177,16 +178,4 @@ pub fn edit(offset: u32, count: u32) -> [u8; EDIT_BYTES] {
     bytes[..4].copy_from_slice(&offset.to_le_bytes());
     bytes[4..].copy_from_slice(&count.to_le_bytes());
     bytes
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }

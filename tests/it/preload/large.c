@@ -1,46 +1,16 @@
 /* Submits 8190 objects and 10000 relocations with ioctls, and one object more than can be answered;
  * run with the preload library. */
 #define _GNU_SOURCE
-#include <drm.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <i915_drm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
+#include "gem.h"
+
 #include <unistd.h>
 
 #define OBJECTS 8190u
 #define RELOCATIONS 10000u
 #define TARGET 0x200000u
-#define CHECK(that) \
-    do { \
-        if (!(that)) { \
-            fprintf(stderr, "%s:%d: %s: errno %d (%s)\n", __FILE__, __LINE__, #that, errno, \
-                    strerror(errno)); \
-            exit(1); \
-        } \
-    } while (0)
 
 static struct drm_i915_gem_exec_object2 objects[OBJECTS + 1];
 static struct drm_i915_gem_relocation_entry relocations[RELOCATIONS];
-
-static uint32_t created(int fd, uint64_t size) {
-    struct drm_i915_gem_create create = {.size = size};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0);
-    return create.handle;
-}
-
-static volatile uint32_t *mapped(int fd, uint32_t handle, size_t size) {
-    struct drm_i915_gem_mmap_offset where = {.handle = handle, .flags = I915_MMAP_OFFSET_WB};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
-    CHECK(at != MAP_FAILED);
-    return at;
-}
 
 /* The last object is the batch, which stores into the one before it. */
 static int submitted(int fd, uint32_t count, uint64_t flags) {
@@ -53,8 +23,7 @@ static int submitted(int fd, uint32_t count, uint64_t flags) {
 }
 
 int main(void) {
-    int fd = open("/dev/dri/renderD128", O_RDWR | O_CLOEXEC);
-    CHECK(fd >= 0);
+    int fd = opened();
     for (unsigned at = 0; at <= OBJECTS; at++) {
         objects[at].handle = created(fd, at == OBJECTS ? 128 * 1024 : 4096);
         objects[at].flags = EXEC_OBJECT_SUPPORTS_48B_ADDRESS;

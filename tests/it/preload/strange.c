@@ -1,18 +1,10 @@
 /* Programs that do with the device what few do, one per mode; run with the preload library.
  * Each says "done" at its end and exits with 0, or says what went wrong. */
 #define _GNU_SOURCE
-#include <drm.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <i915_drm.h>
+#include "gem.h"
+
 #include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -21,35 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NODE "/dev/dri/renderD128"
-#define CHECK(that) \
-    do { \
-        if (!(that)) { \
-            fprintf(stderr, "%s:%d: %s: errno %d (%s)\n", __FILE__, __LINE__, #that, errno, \
-                    strerror(errno)); \
-            exit(1); \
-        } \
-    } while (0)
-
-static int opened(void) {
-    int fd = open(NODE, O_RDWR | O_CLOEXEC);
-    CHECK(fd >= 0);
-    return fd;
-}
-
-static uint32_t created(int fd, uint64_t size) {
-    struct drm_i915_gem_create create = {.size = size};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0);
-    return create.handle;
-}
-
-static volatile uint32_t *mapped(int fd, uint32_t handle, size_t size) {
-    struct drm_i915_gem_mmap_offset where = {.handle = handle, .flags = I915_MMAP_OFFSET_WB};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
-    CHECK(at != MAP_FAILED);
-    return at;
-}
 
 /* Submits a batch, whose dwords are in `batch`, that may write `target` at 0x100000. */
 static void submitted(int fd, uint32_t batch, uint32_t target) {

@@ -1,30 +1,14 @@
 /* Ordinary memory of a program on the GPU (DRM_IOCTL_I915_GEM_USERPTR), one mode per story; run
  * with the preload library. Each says "done" at its end and exits with 0, or says what went wrong. */
 #define _GNU_SOURCE
-#include <drm.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <i915_drm.h>
+#include "gem.h"
+
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
-#define CHECK(that) \
-    do { \
-        if (!(that)) { \
-            fprintf(stderr, "%s:%d: %s: errno %d (%s)\n", __FILE__, __LINE__, #that, errno, \
-                    strerror(errno)); \
-            exit(1); \
-        } \
-    } while (0)
 #define FAILS(call, with) \
     do { \
         errno = 0; \
@@ -35,16 +19,10 @@ static int fd;
 static uint32_t batch;
 static volatile uint32_t *commands;
 
-static void opened(void) {
-    fd = open("/dev/dri/renderD128", O_RDWR | O_CLOEXEC);
-    CHECK(fd >= 0);
-    struct drm_i915_gem_create create = {.size = PAGE};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_CREATE, &create) == 0);
-    batch = create.handle;
-    struct drm_i915_gem_mmap_offset where = {.handle = batch, .flags = I915_MMAP_OFFSET_WB};
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_MMAP_OFFSET, &where) == 0);
-    commands = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, where.offset);
-    CHECK(commands != MAP_FAILED);
+static void begun(void) {
+    fd = opened();
+    batch = created(fd, PAGE);
+    commands = mapped(fd, batch, PAGE);
 }
 
 static int userptr(const void *at, uint64_t size, uint32_t flags, uint32_t *handle) {
@@ -71,52 +49,46 @@ static void waited(uint32_t handle) {
     CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0);
 }
 
-/* Copies a dword between two buffers, at the same offset; a result of -1 is EXECBUF's. */
-static int copied(uint32_t to, uint32_t from, uint64_t offset) {
+/* Runs commands on the buffers, of which the last is the batch and the first is waited for; a result of
+ * -1 is EXECBUF's. */
+static int ran(const uint32_t *dwords, size_t count, struct drm_i915_gem_exec_object2 *objects, uint32_t buffers) {
     waited(batch);
+    for (size_t n = 0; n < count; n++) commands[n] = dwords[n];
+    struct drm_i915_gem_execbuffer2 execbuf = {
+        .buffers_ptr = (uintptr_t)objects,
+        .buffer_count = buffers,
+        .flags = I915_EXEC_RENDER | I915_EXEC_NO_RELOC,
+    };
+    int result;
+    do {
+        result = ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf);
+    } while (result == -1 && errno == EAGAIN);
+    if (result == 0) waited(objects[0].handle);
+    return result;
+}
+
+/* Copies a dword between two buffers, at the same offset. */
+static int copied(uint32_t to, uint32_t from, uint64_t offset) {
     const uint32_t copy[] = {0x17000003, 0x10000000 + offset, 0, 0x20000000 + offset, 0, 0x05000000, 0};
-    for (size_t n = 0; n < sizeof copy / sizeof *copy; n++) commands[n] = copy[n];
-    struct drm_i915_gem_exec_object2 objects[3] = {
+    struct drm_i915_gem_exec_object2 objects[] = {
         {.handle = to, .offset = 0x10000000, .flags = EXEC_OBJECT_PINNED | EXEC_OBJECT_WRITE},
         {.handle = from, .offset = 0x20000000, .flags = EXEC_OBJECT_PINNED},
         {.handle = batch},
     };
-    struct drm_i915_gem_execbuffer2 execbuf = {
-        .buffers_ptr = (uintptr_t)objects,
-        .buffer_count = 3,
-        .flags = I915_EXEC_RENDER | I915_EXEC_NO_RELOC,
-    };
-    int result;
-    do {
-        result = ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf);
-    } while (result == -1 && errno == EAGAIN);
-    if (result == 0) waited(to);
-    return result;
+    return ran(copy, sizeof copy / sizeof *copy, objects, 3);
 }
 
 /* Stores a dword in a buffer. */
 static int stored(uint32_t to, uint64_t offset, uint32_t value) {
-    waited(batch);
     const uint32_t store[] = {0x10000002, 0x10000000 + offset, 0, value, 0x05000000, 0};
-    for (size_t n = 0; n < sizeof store / sizeof *store; n++) commands[n] = store[n];
-    struct drm_i915_gem_exec_object2 objects[2] = {
+    struct drm_i915_gem_exec_object2 objects[] = {
         {.handle = to, .offset = 0x10000000, .flags = EXEC_OBJECT_PINNED | EXEC_OBJECT_WRITE},
         {.handle = batch},
     };
-    struct drm_i915_gem_execbuffer2 execbuf = {
-        .buffers_ptr = (uintptr_t)objects,
-        .buffer_count = 2,
-        .flags = I915_EXEC_RENDER | I915_EXEC_NO_RELOC,
-    };
-    int result;
-    do {
-        result = ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf);
-    } while (result == -1 && errno == EAGAIN);
-    if (result == 0) waited(to);
-    return result;
+    return ran(store, sizeof store / sizeof *store, objects, 2);
 }
 
-static uint32_t *mapped(size_t size) {
+static uint32_t *ordinary(size_t size) {
     uint32_t *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(at != MAP_FAILED);
     return at;
@@ -132,7 +104,7 @@ static void contents(void) {
     char *aligned = (char *)(((uintptr_t)big + PAGE - 1) & ~(PAGE - 1));
     for (size_t at = 0; at < size; at += 4) AT(aligned, at) = at * 2654435761u;
     uint32_t whole = made(aligned, size);
-    uint32_t *small = mapped(PAGE);
+    uint32_t *small = ordinary(PAGE);
     uint32_t other = made(small, PAGE);
     for (uint64_t at = 0; at < size; at += 1021 * PAGE) {
         CHECK(stored(whole, at, at + 1) == 0 && AT(aligned, at) == at + 1);
@@ -172,7 +144,7 @@ static void contents(void) {
 
 /* Buffers over the same pages see each other's writes, in whichever order they are made and closed. */
 static void overlaps(void) {
-    uint32_t *memory = mapped(8 * PAGE);
+    uint32_t *memory = ordinary(8 * PAGE);
     uint32_t middle = made(memory + 2048, 4 * PAGE), again;
     CHECK(stored(middle, 0, 5) == 0 && memory[2048] == 5);
     uint32_t whole = made(memory, 8 * PAGE), end = made(memory + 5 * 1024, 3 * PAGE);
@@ -192,13 +164,13 @@ static void overlaps(void) {
     CHECK(close(fd) == 0);
     CHECK(memory[3] == 11 && memory[2048] == 6);
     memory[3] = 12;
-    opened();
+    begun();
     CHECK(stored(made(memory, PAGE), 16, 13) == 0 && memory[3] == 12 && memory[4] == 13);
 }
 
 /* The errnos of the kernel, in its order, and what cannot be done with such a buffer. */
 static void refusals(void) {
-    uint32_t handle, *memory = mapped(4 * PAGE);
+    uint32_t handle, *memory = ordinary(4 * PAGE);
     FAILS(userptr(memory, PAGE, 4, &handle), EINVAL);
     FAILS(userptr(memory, 1ull << 60, 0, &handle), E2BIG);
     FAILS(userptr(memory, 0, 0, &handle), EINVAL);
@@ -237,7 +209,7 @@ static void refusals(void) {
     /* Not for writing: the GPU may read it. */
     memory[0] = 77;
     CHECK(mprotect(memory, PAGE, PROT_READ) == 0);
-    uint32_t *target = mapped(PAGE), reader, writer;
+    uint32_t *target = ordinary(PAGE), reader, writer;
     FAILS(userptr(memory, PAGE, I915_USERPTR_PROBE, &writer), EFAULT);
     CHECK(userptr(memory, PAGE, 0, &writer) == 0);
     FAILS(stored(writer, 0, 1), EFAULT);
@@ -254,7 +226,7 @@ static void refusals(void) {
 
 /* Memory that goes and comes under a buffer: the GPU uses what is there when it is told to. */
 static void changes(void) {
-    uint32_t *memory = mapped(4 * PAGE), *source = mapped(PAGE);
+    uint32_t *memory = ordinary(4 * PAGE), *source = ordinary(PAGE);
     uint32_t handle = made(memory, 4 * PAGE), from = made(source, PAGE);
     source[0] = 31;
     CHECK(copied(handle, from, 0) == 0 && memory[0] == 31);
@@ -301,7 +273,7 @@ static void changes(void) {
     CHECK(mremap(moved, 16 * PAGE, 32 * PAGE, 0) == MAP_FAILED && errno == ENOMEM);
     CHECK(mremap(moved, 16 * PAGE, 2 * PAGE, 0) == moved && moved[2] == 10);
     FAILS(stored(handle, 0, 1), EFAULT);
-    uint32_t *place = mapped(8 * PAGE);
+    uint32_t *place = ordinary(8 * PAGE);
     CHECK(mremap(moved, 2 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
     CHECK(place[1] == 9 && place[4 * 1024] == 0);
     /* The C library moves memory past the preload. */
@@ -322,7 +294,7 @@ static void changes(void) {
 /* Processes have memory of their own. */
 static void forks(void) {
     enum { WORDS = 1 << 20 };
-    uint32_t *memory = mapped(4 * WORDS), *heap = malloc(PAGE * 4);
+    uint32_t *memory = ordinary(4 * WORDS), *heap = malloc(PAGE * 4);
     for (int n = 0; n < WORDS; n++) memory[n] = n;
     uint32_t handle = made(memory, 4 * WORDS);
     uint32_t under = made((void *)(((uintptr_t)heap + PAGE - 1) & ~(PAGE - 1)), 2 * PAGE);
@@ -372,7 +344,7 @@ static void *uses(void *at) {
         CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_SET_DOMAIN, &domain) == 0);
         for (int word = 0; word <= n; word++) CHECK(memory[word] == (uint32_t)word);
         CHECK(gem_close(handle) == 0);
-        void *other = mapped(PAGE);
+        void *other = ordinary(PAGE);
         CHECK(munmap(other, PAGE) == 0);
         void *piece = malloc(n * 1000);
         memset(piece, 1, n * 1000);
@@ -396,7 +368,7 @@ static void *counts(void *at) {
 
 /* Threads that make, use and close buffers, over neighbouring memory and the same. */
 static void threads(void) {
-    uint32_t *memory = mapped(64 * PAGE), *seen = mapped(PAGE);
+    uint32_t *memory = ordinary(64 * PAGE), *seen = ordinary(PAGE);
     pthread_t all[8], counter;
     seen[2] = 4711;
     CHECK(pthread_create(&counter, NULL, counts, seen) == 0);
@@ -413,7 +385,7 @@ static void threads(void) {
 
 /* A buffer that is closed while the GPU waits to use it: the work still reaches the memory. */
 static void closes(void) {
-    uint32_t *memory = mapped(PAGE);
+    uint32_t *memory = ordinary(PAGE);
     uint32_t handle = made(memory, PAGE);
     waited(batch);
     /* MI_SEMAPHORE_WAIT until the first dword is 1, by polling, then a store. */
@@ -445,7 +417,7 @@ static void *stores(void *handle) {
 
 /* Work on pages that were unmapped does not reach what is mapped there now. */
 static void waits(void) {
-    uint32_t *memory = mapped(PAGE), spin = batch;
+    uint32_t *memory = ordinary(PAGE), spin = batch;
     volatile uint32_t *spins = commands;
     uint32_t handle = made(memory, PAGE);
     /* MI_SEMAPHORE_WAIT until the batch's own last dword is 1, then a store. */
@@ -521,7 +493,7 @@ static void stacks(void) {
 }
 
 static void protects(void) {
-    uint32_t *memory = mapped(2 * PAGE);
+    uint32_t *memory = ordinary(2 * PAGE);
     uint32_t handle = made(memory, 2 * PAGE);
     CHECK(stored(handle, 0, 1) == 0);
     CHECK(mprotect(memory + 1024, PAGE, PROT_READ) == 0);
@@ -561,7 +533,7 @@ static void scattered(void) {
 
 /* A child closes its parent's buffer, and makes another one with the same number. */
 static void numbers(void) {
-    uint32_t *memory = mapped(PAGE);
+    uint32_t *memory = ordinary(PAGE);
     uint32_t handle = made(memory, PAGE);
     CHECK(stored(handle, 0, 1) == 0);
     pid_t child = fork();
@@ -585,7 +557,7 @@ static void numbers(void) {
 
 int main(int count, char **arguments) {
     const char *mode = count > 1 ? arguments[1] : "";
-    opened();
+    begun();
     if (!strcmp(mode, "contents")) contents();
     else if (!strcmp(mode, "overlaps")) overlaps();
     else if (!strcmp(mode, "refusals")) refusals();
