@@ -73,22 +73,21 @@ const CONTEST_NS: u64 = 1_000_000_000;
 pub(crate) fn files_share_an_engine_by_weight<D: Device>(rig: &Rig<D>) {
     let heavy = rig.another_with(Share::new(Weight::new(300)));
     // The light one has three endless batches, which gets it nothing.
-    let had = contest(&[(rig, 3), (&heavy, 1)]);
-    let times = had[1] as f64 / had[0] as f64;
-    assert!((2.0..4.5).contains(&times), "{had:?}: {times:.2} to 1");
+    contest(&[(rig, 3), (&heavy, 1)], |had| (2.0..4.5).contains(&(had[1] / had[0])));
 }
 
 /// Two files of one share have half of the engine beside a third, not two thirds.
 pub(crate) fn files_of_one_share_have_it_together<D: Device>(rig: &Rig<D>) {
     let share = Share::default();
     let members = [share.clone(), share].map(|share| rig.another_with(share));
-    let had = contest(&[(rig, 1), (&members[0], 1), (&members[1], 1)]);
-    let times = (had[1] + had[2]) as f64 / had[0] as f64;
-    assert!((0.7..1.5).contains(&times), "{had:?}: {times:.2} to 1");
+    let fair = |had: &[f64]| (0.7..1.5).contains(&((had[1] + had[2]) / had[0]));
+    contest(&[(rig, 1), (&members[0], 1), (&members[1], 1)], fair);
 }
 
-/// The engine time each file has while all have so many endless batches.
-fn contest<D: Device>(files: &[(&Rig<D>, usize)]) -> Vec<u64> {
+/// All files have so many endless batches, until what engine time each of them had is fair. That it is in
+/// the end is what sharing promises: on a machine with other work the turn of one can be as long as
+/// dozens of the others', which are made up for only then.
+fn contest<D: Device>(files: &[(&Rig<D>, usize)], fair: impl Fn(&[f64]) -> bool) {
     let endless = |rig: &Rig<D>, batches: usize| {
         let vm = rig.vm();
         let contexts: Vec<_> = (0..batches).map(|_| rig.context(&vm).0).collect();
@@ -110,12 +109,11 @@ fn contest<D: Device>(files: &[(&Rig<D>, usize)]) -> Vec<u64> {
     let before: Vec<u64> = files.iter().map(|(rig, _)| time(rig)).collect();
     let had = || files.iter().zip(&before).map(|((rig, _), before)| time(rig) - before);
     eventually("the engine is used", || had().sum::<u64>() > CONTEST_NS);
-    let had: Vec<u64> = had().collect();
+    eventually("shares are fair", || fair(&had().map(|ns| ns as f64).collect::<Vec<_>>()));
     for ((rig, _), (contexts, pending)) in files.iter().zip(work) {
         contexts.into_iter().for_each(|context| rig.file.close_context(context, true));
         for pending in pending {
             rig.wait(&pending);
         }
     }
-    had
 }

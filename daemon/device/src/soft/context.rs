@@ -142,9 +142,14 @@ impl ContextShared {
         }
     }
 
+    /// What waits for its turn or is still to come ends without beginning.
+    pub(super) fn start_nothing(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
     /// Ends what is queued or running, and whatever may still come.
     pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.start_nothing();
         for request in self.requests() {
             request.cancel();
         }

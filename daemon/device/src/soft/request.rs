@@ -186,7 +186,10 @@ impl Request {
             }
         }
         let mut flow = self.lock();
-        if !flow.cancelled {
+        // The context says so first: the end of the request before this one may be the cancelling's
+        // doing, which then has not come to this one yet.
+        let cancelled = flow.cancelled || self.context.is_cancelled();
+        if !cancelled {
             self.patches.iter().for_each(Patched::write);
         }
         let gpu = &self.context.file.device.gpu;
@@ -195,7 +198,7 @@ impl Request {
             streamer.start(batch.address, batch.length);
             let work: Arc<dyn Work> = Arc::<Self>::clone(self);
             let job = Job { work, part, streamer };
-            if flow.cancelled {
+            if cancelled {
                 return Err(Outcome::Cancelled);
             }
             match gpu.engines()[engine].queue(job, self.claim()) {

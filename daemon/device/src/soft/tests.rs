@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::signal::EIO;
 use super::*;
 use crate::conformance::{self, Rig};
 
@@ -50,6 +51,23 @@ fn memory_is_given_back_once_after_the_last_request() {
     gate.set(0, 1);
     rig.finish(&work);
     conformance::eventually("all is given back", || left() == before);
+    rig.end();
+}
+
+/// Cancelling comes to one request after another, and the first one's end launches the next.
+#[test]
+fn nothing_begins_once_cancelling_has_begun() {
+    let rig = Rig::new(device());
+    let vm = rig.vm();
+    let (context, _) = rig.context(&vm);
+    let (gate, data, second) = (rig.mem(), rig.mem(), rig.mem());
+    let running = conformance::stuck_writer(&rig, &context, &gate, &second);
+    let queued = conformance::stuck_writer(&rig, &context, &gate, &data);
+    context.0.start_nothing();
+    gate.set(0, 1);
+    rig.finish(&running);
+    assert_eq!(rig.wait(&queued), FenceState::Failed(EIO));
+    assert_eq!(data.get(0), 0);
     rig.end();
 }
 
