@@ -78,7 +78,7 @@ pub use error::Error;
 pub use execbuf::{Execbuf, Submission};
 pub use fence::{Fence, FenceState};
 pub use map::{Mapping, SharedBytes};
-pub use socket::{default_socket_path, interruptions};
+pub use socket::{default_socket_path, interruptions, wait_by};
 pub use syncobj::{Syncobj, SyncobjSet};
 pub use together::Quiet;
 pub use usermem::{

@@ -126,6 +126,7 @@ pub(crate) fn readable(socket: &OwnedFd, within: Option<Duration>) -> Result<boo
 
 thread_local! {
     static INTERRUPTIONS: Cell<u64> = const { Cell::new(0) };
+    static WAITS_BY: Cell<Option<fn(BorrowedFd<'_>)>> = const { Cell::new(None) };
 }
 
 /// How often handlers of signals have interrupted this thread while it waited for an answer. Those
@@ -136,14 +137,27 @@ pub fn interruptions() -> u64 {
     INTERRUPTIONS.with(Cell::get)
 }
 
+/// What this thread calls from now on to wait for an answer when it reads the socket, instead of
+/// leaving that to the kernel, for example with another signal mask. It returns when there may be
+/// something to receive, or when it likes: as long as nothing is there, it is called again.
+pub fn wait_by(wait: Option<fn(BorrowedFd<'_>)>) {
+    WAITS_BY.with(|place| place.set(wait));
+}
+
 /// Receives one packet, waiting for it. Every fd is owned, close-on-exec, from the first moment.
 ///
 /// # Errors
 /// The kernel's errno.
 pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
     let mut resets = 0;
+    let waits_by = WAITS_BY.with(Cell::get);
+    let flags = if waits_by.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
     loop {
-        match receive_once(socket, buffer) {
+        if let Some(wait) = waits_by {
+            wait(socket.as_fd());
+        }
+        match receive_once(socket, buffer, flags) {
+            Err(Errno::AGAIN) if waits_by.is_some() => {}
             Err(Errno::INTR) => INTERRUPTIONS.with(|count| count.set(count.get() + 1)),
             Err(Errno::AGAIN) => wait_for(socket, PollFlags::IN)?,
             // The kernel reports the reset once, before what is still queued: the epitaph.
@@ -154,7 +168,7 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, E
     }
 }
 
-fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> {
+fn receive_once(socket: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> Result<Received, Errno> {
     // Room for one fd too many, so that an excess is seen as such. Truncation without an excess
     // then means that this process could not take the fds: it has too many open already.
     let mut space =
@@ -164,7 +178,7 @@ fn receive_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, Errno> 
         socket,
         &mut [IoSliceMut::new(buffer)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC,
+        flags | RecvFlags::CMSG_CLOEXEC,
     )?;
     let mut fds = Fds::default();
     let mut excess = false;

@@ -11,6 +11,7 @@
 //!   listing, `openat` and `fstat` in it need no help.
 //! * `node` is the table of fds that stand for the device, each with a session.
 //! * `userptr` gives the GPU memory that the program has already.
+//! * `signals` lets signals end waits, as they end the kernel's.
 //! * `ioctl` translates; `user` copies from and to the program's memory as the kernel would.
 //!
 //! Out of reach: static and setuid programs, 32-bit programs, io_uring, and system calls that are
@@ -25,6 +26,7 @@ mod mapping;
 mod node;
 mod paths;
 mod real;
+mod signals;
 mod symbols;
 mod tree;
 mod user;

@@ -4,9 +4,11 @@
 #include "gem.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -241,17 +243,74 @@ static void handler(int number) {
     handled++;
 }
 
-/* A signal every 200 ms, whose handler is installed with these flags: one that comes while the library looks
-   at something else than the wait may be missed. */
-static void strikes(int flags) {
-    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
-    struct itimerval soon = {.it_value.tv_usec = 200000, .it_interval.tv_usec = 200000};
+/* A thread that strikes another with one signal whenever it is told to: after that one has begun to sleep,
+   at any moment of the time that a few looks take. */
+static struct {
+    pthread_t whom;
+    pid_t tid;
+    unsigned seed;
+    int within_us;
+    sem_t now, over;
+} striker;
+
+/* Whether a thread of this process sleeps in the call in which waits sleep that a signal may end. */
+static int sleeps(pid_t tid) {
+    char path[64], line[256] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
+    FILE *file = fopen(path, "r");
+    CHECK(file && fgets(line, sizeof line, file) && fclose(file) == 0);
+    return atoi(line) == SYS_ppoll;
+}
+
+static void *striking(void *unused) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    for (unsigned round = 0;; round++) {
+        while (sem_wait(&striker.now) != 0) {}
+        while (!sleeps(striker.tid)) usleep(100);
+        usleep(rand_r(&striker.seed) % striker.within_us);
+        /* To the thread, or to the process, in which only that one lets it in. */
+        if (round % 2) pthread_kill(striker.whom, SIGUSR1);
+        else kill(getpid(), SIGUSR1);
+        struct timespec end;
+        clock_gettime(CLOCK_REALTIME, &end);
+        end.tv_sec += 20;
+        while (sem_timedwait(&striker.over, &end) != 0) {
+            if (errno != ETIMEDOUT) continue;
+            fprintf(stderr, "strike %u was missed\n", round);
+            exit(1);
+        }
+    }
+    return unused;
+}
+
+static void strikes(int forked, unsigned seed) {
+    struct sigaction ends = {.sa_handler = handler}, restarts = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGUSR1, &ends, NULL) == 0 && sigaction(SIGALRM, &restarts, NULL) == 0);
+    striker.whom = pthread_self();
+    striker.tid = gettid();
+    striker.seed = seed;
+    striker.within_us = forked ? 3000 : 60000;
+    CHECK(sem_init(&striker.now, 0, 0) == 0 && sem_init(&striker.over, 0, 0) == 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, striking, NULL) == 0);
+}
+
+/* One signal ends the call. */
+static void is_ended(int fd, unsigned long request, void *argument) {
+    sigset_t before, after;
+    pthread_sigmask(SIG_BLOCK, NULL, &before);
     handled = 0;
-    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    sem_post(&striker.now);
+    CHECK(ioctl(fd, request, argument) == -1 && errno == EINTR && handled == 1);
+    sem_post(&striker.over);
+    pthread_sigmask(SIG_BLOCK, NULL, &after);
+    CHECK(memcmp(&before, &after, sizeof(uint64_t)) == 0);
 }
 
 /* Signals end what waits, unless the calls are to be begun anew; `forked` has company. */
-static void interrupted(int forked) {
+static void interrupted(int forked, unsigned seed) {
     const int64_t second = 1000000000;
     int fd = opened();
     uint32_t target = created(fd, 4096), batch = created(fd, 4096);
@@ -264,27 +323,30 @@ static void interrupted(int forked) {
         if (child == 0) _exit(0);
         succeeds(child);
     }
-    struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
-    strikes(0);
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == EINTR && handled > 0);
-    CHECK(wait.timeout_ns == -1);
-    wait.timeout_ns = 100 * second;
-    strikes(0);
-    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == EINTR && handled > 0);
-    CHECK(wait.timeout_ns > 0 && wait.timeout_ns < 100 * second - second / 10);
-    struct drm_syncobj_create syncobj = {};
-    CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_CREATE, &syncobj) == 0);
-    struct drm_syncobj_wait late = {.handles = (uintptr_t)&syncobj.handle, .count_handles = 1,
-                                    .timeout_nsec = INT64_MAX,
-                                    .flags = DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT};
-    strikes(0);
-    CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_WAIT, &late) == -1 && errno == EINTR && handled > 0);
-    if (!forked) {
-        wait.timeout_ns = second;
-        strikes(SA_RESTART);
-        CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == ETIME && handled > 0);
-        CHECK(wait.timeout_ns == 0);
+    strikes(forked, seed);
+    for (int round = 0; round < (forked ? 100 : 12); round++) {
+        struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
+        is_ended(fd, DRM_IOCTL_I915_GEM_WAIT, &wait);
+        CHECK(wait.timeout_ns == -1);
+        wait.timeout_ns = 100 * second;
+        is_ended(fd, DRM_IOCTL_I915_GEM_WAIT, &wait);
+        CHECK(wait.timeout_ns > 0 && wait.timeout_ns < 100 * second);
+        struct drm_syncobj_create syncobj = {};
+        CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_CREATE, &syncobj) == 0);
+        struct drm_syncobj_wait late = {.handles = (uintptr_t)&syncobj.handle, .count_handles = 1,
+                                        .timeout_nsec = INT64_MAX,
+                                        .flags = DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT};
+        is_ended(fd, DRM_IOCTL_SYNCOBJ_WAIT, &late);
+        struct drm_syncobj_destroy destroy = {.handle = syncobj.handle};
+        CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_DESTROY, &destroy) == 0);
     }
+    /* Those after which calls are begun anew end none, many as they are, though others would. */
+    struct itimerval often = {.it_value.tv_usec = 3000, .it_interval.tv_usec = 3000};
+    struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = second / 2};
+    handled = 0;
+    CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
+    CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == ETIME && handled > 0);
+    CHECK(wait.timeout_ns == 0);
     const struct itimerval never = {};
     CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
     /* Nothing of it is left: the batch ends, and the next wait is an ordinary one. */
@@ -375,8 +437,8 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "passes")) passes();
     else if (!strcmp(mode, "many")) many();
     else if (!strcmp(mode, "hangs")) hangs();
-    else if (!strcmp(mode, "interrupted")) interrupted(0);
-    else if (!strcmp(mode, "interrupted-together")) interrupted(1);
+    else if (!strcmp(mode, "interrupted") && count > 2) interrupted(0, atoi(arguments[2]));
+    else if (!strcmp(mode, "interrupted-together") && count > 2) interrupted(1, atoi(arguments[2]));
     else if (!strcmp(mode, "exported")) exported();
     else if (!strcmp(mode, "closed")) closed();
     else if (!strcmp(mode, "itself")) itself();

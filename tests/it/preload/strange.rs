@@ -54,8 +54,10 @@ fn sharers_may_be_stopped_and_killed() {
 
 #[test]
 fn signals_end_waits_as_they_end_the_kernels() {
-    behaves_and_leaves_nothing(&["interrupted"]);
-    behaves_and_leaves_nothing(&["interrupted-together"]);
+    let seed = std::process::id().to_string();
+    eprintln!("seed {seed}");
+    behaves_and_leaves_nothing(&["interrupted", &seed]);
+    behaves_and_leaves_nothing(&["interrupted-together", &seed]);
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn may_copy(node: &Node, access: BufferAccess) -> Outcome<()> {
         return if inside { Ok(()) } else { Err(Errno(libc::EINVAL)) };
     }
     let request = Request::BufferAccess(access);
-    ask_patiently(node, None, || is_idle(access.buffer), request)?;
+    ask_patiently(node, || is_idle(access.buffer), request)?;
     if alone && access.write {
         node::with_buffers(node.id, |buffers| buffers.waited(handle, submissions))?;
     }
@@ -215,7 +215,7 @@ pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
         write_domain: arg.u32(at!(S, write_domain)),
     };
     let request = Request::BufferSetDomain(request);
-    ask_patiently(node, None, || is_idle(buffer), request).map(|_| 0)
+    ask_patiently(node, || is_idle(buffer), request).map(|_| 0)
 }
 
 /// Nothing is scanned out, so there is nothing to flush.

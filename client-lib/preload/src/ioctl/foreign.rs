@@ -128,7 +128,7 @@ fn wait_for(session: &Node, fd: BorrowedFd<'_>, write: bool) -> Outcome<()> {
         write_domain: if write { domain } else { 0 },
     };
     let request = Request::BufferSetDomain(request);
-    let waited = ask_patiently(session, None, || is_idle(handle), request).map(drop);
+    let waited = ask_patiently(session, || is_idle(handle), request).map(drop);
     if ours {
         // A handle that was made for a moment; a file that was closed meanwhile has none left.
         let _ = share::close(session, handle.0);

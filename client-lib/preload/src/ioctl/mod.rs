@@ -13,12 +13,11 @@ mod query;
 mod share;
 mod syncobj;
 mod userptr;
+mod wait;
 
 use std::ffi::c_int;
 use std::os::fd::{OwnedFd, RawFd};
-use std::time::{Duration, Instant};
 
-use gpu_broker_client::interruptions;
 use gpu_broker_client::protocol::{Reply, Request};
 use gpu_broker_uapi::ioctl::{DRM_COMMAND_BASE, DRM_IOCTL_BASE};
 
@@ -30,16 +29,12 @@ use crate::verdict::Verdict;
 
 pub(crate) use buffer::is_idle;
 pub(crate) use share::close;
+pub(crate) use wait::{ask_interruptibly, ask_patiently};
 
 /// The kernel reads the structure.
 const WRITE: u32 = 1;
 /// The kernel writes it.
 const READ: u32 = 2;
-/// Longest time that the broker is asked to wait at once: after so long, a signal is noticed.
-const PART_MAX: Duration = Duration::from_millis(50);
-/// Longest time between two looks at what is waited for.
-const PAUSE_MAX: Duration = Duration::from_millis(1);
-
 /// Takes a reply apart; any other reply is the broker's fault.
 macro_rules! reply {
     ($reply:expr, $pattern:pat => $value:expr) => {
@@ -51,71 +46,6 @@ pub(crate) use reply;
 /// Makes a request that carries no fd.
 pub(crate) fn ask(node: &Node, request: Request<OwnedFd>) -> Outcome<Reply<OwnedFd>> {
     Ok(node.connection.request(request)?)
-}
-
-/// Makes a request that may wait, without keeping other processes waiting that have the session
-/// too: then `poll` asks whether the wait would be over, until it is or `timeout_ns` has passed.
-pub(crate) fn ask_patiently(
-    node: &Node,
-    timeout_ns: Option<u64>,
-    poll: impl Fn() -> Request<OwnedFd>,
-    last: Request<OwnedFd>,
-) -> Outcome<Reply<OwnedFd>> {
-    if !node.connection.is_shared() {
-        return ask(node, last);
-    }
-    let end = timeout_ns.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
-    let mut pause = Duration::from_micros(10);
-    loop {
-        match ask(node, poll()) {
-            Err(Errno(libc::ETIME)) if end.is_none_or(|end| Instant::now() < end) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-            Err(errno) => return Err(errno),
-            // What was waited for is there, so this does not wait.
-            Ok(_) => return ask(node, last),
-        }
-    }
-}
-
-/// Makes a request that waits for at most `timeout_ns`, if that is a time, and that a signal ends as
-/// it ends the kernel's: EINTR, if a handler ran that was not installed with SA_RESTART. `part` asks
-/// to wait so many nanoseconds, and is asked again until the time is over. A signal that comes between
-/// two of those waits is missed, which in a session that processes share is a tenth of the time.
-pub(crate) fn ask_interruptibly(
-    node: &Node,
-    timeout_ns: Option<u64>,
-    part: impl Fn(u64) -> Request<OwnedFd>,
-) -> Outcome<Reply<OwnedFd>> {
-    let end = timeout_ns.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
-    let mut pause = Duration::from_micros(10);
-    loop {
-        let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        let shared = node.connection.is_shared();
-        // Others that have the session too are not to be kept waiting.
-        let now = if shared { Duration::ZERO } else { left.min(PART_MAX) };
-        let before = interruptions();
-        let asked = ask(node, part(u64::try_from(now.as_nanos()).unwrap_or(0)));
-        if !matches!(asked, Err(Errno(libc::ETIME))) || left <= now {
-            return asked;
-        }
-        let mut interrupted = interruptions() != before;
-        if shared {
-            interrupted |= !slept(pause.min(left));
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-        if interrupted {
-            return Err(Errno(libc::EINTR));
-        }
-    }
-}
-
-/// Sleeps; whether it slept all the time, and no signal came.
-fn slept(time: Duration) -> bool {
-    use rustix::thread::{NanosleepRelativeResult, nanosleep};
-    rustix::time::Timespec::try_from(time)
-        .is_ok_and(|time| matches!(nanosleep(&time), NanosleepRelativeResult::Ok))
 }
 
 /// A request whose reply says nothing but that it was done.

@@ -351,7 +351,7 @@ impl State {
                     timeout_ns,
                 })
             };
-            match ask_patiently(&node, None, || request(0), request(-1)) {
+            match ask_patiently(&node, || request(0), request(-1)) {
                 // Work that hung does not use them either.
                 Ok(_) | Err(Errno(libc::EIO)) => {}
                 Err(errno) => return Err(errno),
