@@ -224,6 +224,35 @@ static void refusals(void) {
     FAILS(userptr((void *)commands, PAGE, I915_USERPTR_PROBE, &handle), EFAULT);
 }
 
+/* Memory in the place of what a buffer has lost, when it begins in another 64 MiB: the preload has a memfd
+ * for each. The new buffer has the memory, and the old one nothing. */
+static void lost(uint32_t from) {
+    const uintptr_t grain = 64ul << 20;
+    char *room = mmap(NULL, 3 * grain, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(room != MAP_FAILED && munmap(room, 3 * grain) == 0);
+    char *border = (char *)(((uintptr_t)room + 2 * grain - 1) & ~(grain - 1));
+    const int both = PROT_READ | PROT_WRITE, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    for (int old_first = 0; old_first < 2; old_first++) {
+        CHECK(mmap(border, 2 * PAGE, both, how, -1, 0) == border);
+        uint32_t old = made(border, 2 * PAGE), new;
+        CHECK(stored(old, PAGE, 3) == 0 && AT(border, PAGE) == 3);
+        CHECK(munmap(border, 2 * PAGE) == 0);
+        CHECK(mmap(border - PAGE, 3 * PAGE, both, how, -1, 0) == border - PAGE);
+        new = made(border - PAGE, 3 * PAGE);
+        AT(border, 4) = 4;
+        CHECK(stored(new, PAGE, 5) == 0 && AT(border, 0) == 5 && AT(border, 4) == 4);
+        CHECK(copied(new, from, 0) == 0 && AT(border, -PAGE) == 31 && AT(border, PAGE) == 0);
+        CHECK(gem_close(old_first ? old : new) == 0);
+        CHECK(AT(border, -PAGE) == 31 && AT(border, 0) == 5 && AT(border, 4) == 4);
+        if (old_first) CHECK(stored(new, 2 * PAGE, 6) == 0 && AT(border, PAGE) == 6);
+        /* Nobody else has it now, so it is the old one's again. */
+        else CHECK(stored(old, PAGE, 6) == 0 && AT(border, PAGE) == 6);
+        CHECK(gem_close(old_first ? new : old) == 0);
+        CHECK(AT(border, -PAGE) == 31 && AT(border, 4) == 4 && AT(border, PAGE) == 6);
+        CHECK(munmap(border - PAGE, 3 * PAGE) == 0);
+    }
+}
+
 /* Memory that goes and comes under a buffer: the GPU uses what is there when it is told to. */
 static void changes(void) {
     uint32_t *memory = ordinary(4 * PAGE), *source = ordinary(PAGE);
@@ -276,6 +305,7 @@ static void changes(void) {
     uint32_t *place = ordinary(8 * PAGE);
     CHECK(mremap(moved, 2 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
     CHECK(place[1] == 9 && place[4 * 1024] == 0);
+    lost(from);
     /* The C library moves memory past the preload. */
     char *big = malloc(1 << 20);
     char *start = (char *)((uintptr_t)big & ~(PAGE - 1));

@@ -11,7 +11,8 @@
 //! What differs from the kernel: shared mappings cannot be moved and are EFAULT; a write that another
 //! thread makes in the microseconds in which its page is moved is lost; memory that the C library
 //! itself unmaps (`free`) while a buffer is over it is only missed when that buffer, or a neighbour,
-//! is made or used after another change there.
+//! is made or used after another change there; a buffer whose memory was unmapped may be EFAULT where
+//! a later one has what is mapped there now.
 
 mod arena;
 pub(crate) mod fork;
@@ -19,7 +20,7 @@ pub(crate) mod maps;
 pub(crate) mod remap;
 pub(crate) mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -274,13 +275,20 @@ impl State {
         Ok(made)
     }
 
-    /// The arena for a range; all buffers over a page must be in one.
+    /// The arena for a range; all buffers over a page must be in one. A buffer that has lost its memory
+    /// is over no page: where its arena cannot have the range it is left alone, and to use it is EFAULT
+    /// from when the new one has the memory.
+    ///
+    /// # Errors
+    /// ENOMEM when the buffers there are in arenas that cannot be one, and at the limit of arenas.
     fn arena_for(&mut self, range: &Range<usize>) -> Outcome<usize> {
-        let own = self.handles.values().filter(|handle| !handle.foreign);
-        let mut over = own.filter(|handle| overlap(&handle.range, range)).map(|one| one.arena);
-        if let Some(slot) = over.next() {
+        let mut over = self.slots_over(range);
+        if over.len() > 1 || over.iter().any(|slot| !self.could_have(*slot, range)) {
+            over = self.slots_with_pages(range)?;
+        }
+        if let Some(slot) = over.pop_first() {
             let arena = self.arenas.get_mut(&slot).ok_or(Errno(libc::EIO))?;
-            if over.any(|other| other != slot) || !arena.could_have(range) {
+            if !over.is_empty() || !arena.could_have(range) {
                 return Err(Errno(libc::ENOMEM));
             }
             arena.reach(range.end, slot)?;
@@ -295,6 +303,35 @@ impl State {
             |errno| if errno == Errno(libc::ENOENT) { Errno(libc::ENODEV) } else { errno };
         self.arenas.insert(slot, made.map_err(no_maps)?);
         Ok(slot)
+    }
+
+    fn could_have(&self, slot: usize, range: &Range<usize>) -> bool {
+        self.arenas.get(&slot).is_some_and(|arena| arena.could_have(range))
+    }
+
+    /// The arenas of the buffers over a range.
+    fn slots_over(&self, range: &Range<usize>) -> BTreeSet<usize> {
+        let own = self.handles.values().filter(|handle| !handle.foreign);
+        own.filter(|handle| overlap(&handle.range, range)).map(|handle| handle.arena).collect()
+    }
+
+    /// Those of them whose pages are there, or will be: of a buffer that was not used yet.
+    fn slots_with_pages(&self, range: &Range<usize>) -> Outcome<BTreeSet<usize>> {
+        let mut slots = BTreeSet::new();
+        let own = self.handles.values().filter(|handle| !handle.foreign);
+        for handle in own.filter(|handle| overlap(&handle.range, range)) {
+            let arena = self.arenas.get(&handle.arena).ok_or(Errno(libc::EIO))?;
+            let mut there = !handle.used;
+            // All of the buffer: no page of it may be in two arenas.
+            maps::pieces(handle.range.clone(), |piece, area| {
+                there |= area.is_some_and(|area| arena.is_at(piece.start, area));
+                Ok(())
+            })?;
+            if there {
+                slots.insert(handle.arena);
+            }
+        }
+        Ok(slots)
     }
 
     /// Handles in arenas where mappings have changed are to be looked at again.
@@ -389,6 +426,7 @@ impl State {
         if handle.used {
             let mut left = vec![handle.range.clone()];
             let others = self.handles.values_mut().filter(|other| !other.foreign);
+            let others = others.filter(|other| other.arena == handle.arena);
             for other in others.filter(|other| overlap(&other.range, &handle.range)) {
                 left = left.into_iter().flat_map(|part| without(part, &other.range)).collect();
                 // The last one over a page gives it back, whether or not the GPU used that one.
