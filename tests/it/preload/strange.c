@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "gem.h"
 
+#include <linux/dma-buf.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -15,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+/* What batches run on. */
+static uint64_t engine = I915_EXEC_BLT;
 
 /* Submits a batch, whose dwords are in `batch`, that may write `target` at 0x100000. */
 static void submitted(int fd, uint32_t batch, uint32_t target) {
@@ -25,7 +28,7 @@ static void submitted(int fd, uint32_t batch, uint32_t target) {
     struct drm_i915_gem_execbuffer2 execbuf = {
         .buffers_ptr = (uintptr_t)objects,
         .buffer_count = 2,
-        .flags = I915_EXEC_BLT | I915_EXEC_NO_RELOC,
+        .flags = engine | I915_EXEC_NO_RELOC,
     };
     CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_EXECBUFFER2, &execbuf) == 0);
 }
@@ -221,15 +224,21 @@ static void many(void) {
     stored(opened(), 3);
 }
 
-/* Waits for ever for a batch that spins, to be killed meanwhile. */
-static void hangs(void) {
-    int fd = opened();
+/* A buffer that a batch is said to write, which spins until the buffer's first dword is 1. */
+static uint32_t spinning(int fd) {
     uint32_t target = created(fd, 4096), batch = created(fd, 4096);
     volatile uint32_t *commands = mapped(fd, batch, 4096);
-    /* MI_SEMAPHORE_WAIT until the target's first dword is 1, by polling. */
+    /* MI_SEMAPHORE_WAIT, by polling. */
     const uint32_t spin[] = {0x0e00c002, 1, 0x00100000, 0, 0x05000000, 0};
     for (size_t n = 0; n < sizeof spin / sizeof *spin; n++) commands[n] = spin[n];
     submitted(fd, batch, target);
+    return target;
+}
+
+/* Waits for ever for a batch that spins, to be killed meanwhile. */
+static void hangs(void) {
+    int fd = opened();
+    uint32_t target = spinning(fd);
     puts("running");
     fflush(stdout);
     struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = -1};
@@ -253,13 +262,13 @@ static struct {
     sem_t now, over;
 } striker;
 
-/* Whether a thread of this process sleeps in the call in which waits sleep that a signal may end. */
-static int sleeps(pid_t tid) {
+/* The number of the call in which a thread of this process sleeps; 0 if it runs. */
+static int sleeps_in(pid_t tid) {
     char path[64], line[256] = "";
     snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
     FILE *file = fopen(path, "r");
     CHECK(file && fgets(line, sizeof line, file) && fclose(file) == 0);
-    return atoi(line) == SYS_ppoll;
+    return atoi(line);
 }
 
 static void *striking(void *unused) {
@@ -268,7 +277,8 @@ static void *striking(void *unused) {
     pthread_sigmask(SIG_BLOCK, &all, NULL);
     for (unsigned round = 0;; round++) {
         while (sem_wait(&striker.now) != 0) {}
-        while (!sleeps(striker.tid)) usleep(100);
+        /* What signals end sleeps there; before, they came before the call. */
+        while (sleeps_in(striker.tid) != SYS_ppoll) usleep(100);
         usleep(rand_r(&striker.seed) % striker.within_us);
         /* To the thread, or to the process, in which only that one lets it in. */
         if (round % 2) pthread_kill(striker.whom, SIGUSR1);
@@ -313,11 +323,10 @@ static void is_ended(int fd, unsigned long request, void *argument) {
 static void interrupted(int forked, unsigned seed) {
     const int64_t second = 1000000000;
     int fd = opened();
-    uint32_t target = created(fd, 4096), batch = created(fd, 4096);
-    volatile uint32_t *commands = mapped(fd, batch, 4096), *word = mapped(fd, target, 4096);
-    const uint32_t spin[] = {0x0e00c002, 1, 0x00100000, 0, 0x05000000, 0};
-    for (size_t n = 0; n < sizeof spin / sizeof *spin; n++) commands[n] = spin[n];
-    submitted(fd, batch, target);
+    uint32_t target = spinning(fd);
+    volatile uint32_t *word = mapped(fd, target, 4096);
+    struct drm_prime_handle prime = {.handle = target, .flags = DRM_RDWR | DRM_CLOEXEC};
+    CHECK(ioctl(fd, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime) == 0);
     if (forked) {
         pid_t child = fork();
         if (child == 0) _exit(0);
@@ -340,6 +349,20 @@ static void interrupted(int forked, unsigned seed) {
         struct drm_syncobj_destroy destroy = {.handle = syncobj.handle};
         CHECK(ioctl(fd, DRM_IOCTL_SYNCOBJ_DESTROY, &destroy) == 0);
     }
+    uint32_t copy;
+    for (int round = 0; round < (forked ? 30 : 4); round++) {
+        struct drm_i915_gem_set_domain reads = {.handle = target, .read_domains = I915_GEM_DOMAIN_CPU};
+        is_ended(fd, DRM_IOCTL_I915_GEM_SET_DOMAIN, &reads);
+        struct drm_i915_gem_set_domain writes = {.handle = target, .read_domains = I915_GEM_DOMAIN_CPU,
+                                                 .write_domain = I915_GEM_DOMAIN_CPU};
+        is_ended(fd, DRM_IOCTL_I915_GEM_SET_DOMAIN, &writes);
+        struct drm_i915_gem_pread pread = {.handle = target, .size = 4, .data_ptr = (uintptr_t)&copy};
+        is_ended(fd, DRM_IOCTL_I915_GEM_PREAD, &pread);
+        struct drm_i915_gem_pwrite pwrite = {.handle = target, .size = 4, .data_ptr = (uintptr_t)&copy};
+        is_ended(fd, DRM_IOCTL_I915_GEM_PWRITE, &pwrite);
+        struct dma_buf_sync sync = {.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ};
+        is_ended(prime.fd, DMA_BUF_IOCTL_SYNC, &sync);
+    }
     /* Those after which calls are begun anew end none, many as they are, though others would. */
     struct itimerval often = {.it_value.tv_usec = 3000, .it_interval.tv_usec = 3000};
     struct drm_i915_gem_wait wait = {.bo_handle = target, .timeout_ns = second / 2};
@@ -354,6 +377,67 @@ static void interrupted(int forked, unsigned seed) {
     wait.timeout_ns = -1;
     CHECK(ioctl(fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0);
     stored(fd, 5);
+}
+
+/* A wait without end, in a thread of its own. */
+struct endless {
+    int fd, kind;
+    uint32_t target;
+    _Atomic pid_t tid;
+};
+
+enum { KINDS = 5 };
+
+static void *endless(void *argument) {
+    struct endless *one = argument;
+    uint32_t word = 0;
+    one->tid = gettid();
+    struct drm_i915_gem_wait wait = {.bo_handle = one->target, .timeout_ns = -1};
+    struct drm_i915_gem_set_domain reads = {.handle = one->target, .read_domains = I915_GEM_DOMAIN_CPU};
+    struct drm_i915_gem_set_domain writes = {.handle = one->target, .read_domains = I915_GEM_DOMAIN_CPU,
+                                             .write_domain = I915_GEM_DOMAIN_CPU};
+    struct drm_i915_gem_pread pread = {.handle = one->target, .size = 4, .data_ptr = (uintptr_t)&word};
+    struct drm_prime_handle prime = {.handle = one->target, .flags = DRM_RDWR | DRM_CLOEXEC};
+    struct dma_buf_sync sync = {.flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW};
+    switch (one->kind) {
+    case 0: CHECK(ioctl(one->fd, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0); break;
+    case 1: CHECK(ioctl(one->fd, DRM_IOCTL_I915_GEM_SET_DOMAIN, &reads) == 0); break;
+    case 2: CHECK(ioctl(one->fd, DRM_IOCTL_I915_GEM_SET_DOMAIN, &writes) == 0); break;
+    case 3: CHECK(ioctl(one->fd, DRM_IOCTL_I915_GEM_PREAD, &pread) == 0 && word == 1); break;
+    case 4:
+        CHECK(ioctl(one->fd, DRM_IOCTL_PRIME_HANDLE_TO_FD, &prime) == 0);
+        CHECK(ioctl(prime.fd, DMA_BUF_IOCTL_SYNC, &sync) == 0);
+        break;
+    }
+    return NULL;
+}
+
+/* A process forks while a thread of it waits without end. Child and parent go on, and so does the wait, which
+   no other request has got the answer of. */
+static void forks_waiting(void) {
+    for (int kind = 0; kind < KINDS; kind++) {
+        engine = I915_EXEC_BLT;
+        struct endless one = {.fd = opened(), .kind = kind};
+        one.target = spinning(one.fd);
+        /* Beside the batch that spins. */
+        engine = I915_EXEC_RENDER;
+        volatile uint32_t *word = mapped(one.fd, one.target, 4096);
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, endless, &one) == 0);
+        while (one.tid == 0 || sleeps_in(one.tid) == 0) usleep(1000);
+        for (int round = 0; round < 3; round++) {
+            pid_t child = fork();
+            CHECK(child >= 0);
+            for (int n = 0; n < 10; n++) stored(one.fd, n);
+            if (child == 0) _exit(0);
+            succeeds(child);
+        }
+        struct drm_i915_gem_busy busy = {.handle = one.target};
+        CHECK(ioctl(one.fd, DRM_IOCTL_I915_GEM_BUSY, &busy) == 0 && busy.busy != 0);
+        *word = 1;
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(close(one.fd) == 0);
+    }
 }
 
 /* A buffer's fd is as long as the buffer. */
@@ -439,6 +523,7 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "hangs")) hangs();
     else if (!strcmp(mode, "interrupted") && count > 2) interrupted(0, atoi(arguments[2]));
     else if (!strcmp(mode, "interrupted-together") && count > 2) interrupted(1, atoi(arguments[2]));
+    else if (!strcmp(mode, "forks-waiting")) forks_waiting();
     else if (!strcmp(mode, "exported")) exported();
     else if (!strcmp(mode, "closed")) closed();
     else if (!strcmp(mode, "itself")) itself();

@@ -61,6 +61,11 @@ fn signals_end_waits_as_they_end_the_kernels() {
 }
 
 #[test]
+fn a_fork_does_not_wait_for_what_other_threads_wait_for() {
+    behaves_and_leaves_nothing(&["forks-waiting"]);
+}
+
+#[test]
 fn an_exported_buffer_has_its_length() {
     behaves_and_leaves_nothing(&["exported"]);
 }

@@ -17,7 +17,7 @@ use gpu_broker_uapi::i915::{
     drm_i915_gem_set_tiling, drm_i915_gem_sw_finish, drm_i915_gem_wait,
 };
 
-use super::{ask, ask_interruptibly, ask_patiently, done, reply};
+use super::{ask, ask_for_access, ask_interruptibly, done, reply};
 use crate::arg::{Arg, at, u16_at, u32_at, u64_at};
 use crate::chain;
 use crate::errno::{Errno, Outcome};
@@ -145,8 +145,7 @@ fn may_copy(node: &Node, access: BufferAccess) -> Outcome<()> {
         let inside = end.zip(whole).is_some_and(|(end, whole)| end <= whole);
         return if inside { Ok(()) } else { Err(Errno(libc::EINVAL)) };
     }
-    let request = Request::BufferAccess(access);
-    ask_patiently(node, || is_idle(access.buffer), request)?;
+    ask_for_access(node, access.buffer, access.write, Request::BufferAccess(access))?;
     if alone && access.write {
         node::with_buffers(node.id, |buffers| buffers.waited(handle, submissions))?;
     }
@@ -209,13 +208,22 @@ pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     type S = drm_i915_gem_set_domain;
     let buffer = BufferId(arg.u32(at!(S, handle)));
     userptr::make_ready(node, [buffer.0].into_iter())?;
-    let request = BufferSetDomain {
-        buffer,
-        read_domains: arg.u32(at!(S, read_domains)),
-        write_domain: arg.u32(at!(S, write_domain)),
-    };
-    let request = Request::BufferSetDomain(request);
-    ask_patiently(node, || is_idle(buffer), request).map(|_| 0)
+    let read_domains = arg.u32(at!(S, read_domains));
+    let write_domain = arg.u32(at!(S, write_domain));
+    let request = Request::BufferSetDomain(BufferSetDomain { buffer, read_domains, write_domain });
+    let alone = !node.connection.is_shared();
+    let (idle, submissions) =
+        node::with_buffers(node.id, |buffers| (buffers.is_idle(buffer.0), buffers.submissions()))?;
+    // What moves it to no domain, or is refused, does not wait.
+    let (write, moves) = (write_domain != 0, read_domains != 0);
+    if !moves || (write && write_domain != read_domains) || (alone && idle) {
+        return done(node, request);
+    }
+    ask_for_access(node, buffer, write, request)?;
+    if alone && write {
+        node::with_buffers(node.id, |buffers| buffers.waited(buffer.0, submissions))?;
+    }
+    Ok(0)
 }
 
 /// Nothing is scanned out, so there is nothing to flush.

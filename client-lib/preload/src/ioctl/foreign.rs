@@ -13,8 +13,7 @@ use gpu_broker_uapi::sync::{
     dma_buf_import_sync_file, dma_buf_sync, sync_fence_info, sync_file_info, sync_merge_data,
 };
 
-use super::buffer::is_idle;
-use super::{ask, ask_patiently, reply, share};
+use super::{ask, ask_for_access, reply, share};
 use crate::arg::{Arg, at, put};
 use crate::errno::{Errno, Outcome};
 use crate::node::{self, Node};
@@ -128,7 +127,7 @@ fn wait_for(session: &Node, fd: BorrowedFd<'_>, write: bool) -> Outcome<()> {
         write_domain: if write { domain } else { 0 },
     };
     let request = Request::BufferSetDomain(request);
-    let waited = ask_patiently(session, || is_idle(handle), request).map(drop);
+    let waited = ask_for_access(session, handle, write, request).map(drop);
     if ours {
         // A handle that was made for a moment; a file that was closed meanwhile has none left.
         let _ = share::close(session, handle.0);

@@ -29,7 +29,8 @@ use crate::verdict::Verdict;
 
 pub(crate) use buffer::is_idle;
 pub(crate) use share::close;
-pub(crate) use wait::{ask_interruptibly, ask_patiently};
+pub(crate) use wait::ask_patiently;
+use wait::{ask_for_access, ask_interruptibly};
 
 /// The kernel reads the structure.
 const WRITE: u32 = 1;

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use gpu_broker_client::interruptions;
-use gpu_broker_client::protocol::{Reply, Request};
+use gpu_broker_client::protocol::message::{BufferOf, BufferWait};
+use gpu_broker_client::protocol::{BufferId, Reply, Request};
 
-use super::ask;
+use super::{ask, reply};
 use crate::errno::{Errno, Outcome};
 use crate::node::Node;
 use crate::signals::Heeded;
@@ -15,19 +16,57 @@ use crate::signals::Heeded;
 const PART_MAX: Duration = Duration::from_millis(50);
 /// Longest time between two looks at what is waited for.
 const PAUSE_MAX: Duration = Duration::from_millis(1);
+/// What of GEM_BUSY's answer says who writes.
+const BUSY_WRITER: u32 = 0xffff;
 
-/// Makes a request that may wait, without keeping other processes waiting that have the session
-/// too: then `poll` asks whether the wait would be over, until it is. No signal ends it.
+/// How long to wait, and how.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// `None` is for ever.
+    timeout_ns: Option<u64>,
+    /// Whether signals end it.
+    heeds: bool,
+    /// Whether the broker can be asked to wait for a part of the time, or only to look.
+    parts: bool,
+}
+
+/// Makes a request that may wait, without keeping other threads and processes waiting that have the
+/// session too: then `poll` asks whether the wait would be over, until it is. No signal ends it.
 pub(crate) fn ask_patiently(
     node: &Node,
     poll: impl Fn() -> Request<OwnedFd>,
     last: Request<OwnedFd>,
 ) -> Outcome<Reply<OwnedFd>> {
-    if node.connection.is_shared() {
-        in_parts(node, None, || None, |_| poll())?;
-    }
+    let patience = Patience { timeout_ns: None, heeds: false, parts: false };
+    in_parts(node, patience, |_| ask(node, poll()))?;
     // What was waited for is there, so this does not wait.
     ask(node, last)
+}
+
+/// Makes a request that waits until the CPU may read a buffer, or with `write`, write it. A signal
+/// ends the wait as in [`ask_interruptibly`].
+pub(crate) fn ask_for_access(
+    node: &Node,
+    buffer: BufferId,
+    write: bool,
+    last: Request<OwnedFd>,
+) -> Outcome<Reply<OwnedFd>> {
+    let patience = Patience { timeout_ns: None, heeds: true, parts: write };
+    let waited = in_parts(node, patience, |ns| {
+        if write {
+            let timeout_ns = i64::try_from(ns).unwrap_or(i64::MAX);
+            let wait = BufferWait { buffer, flags: 0, timeout_ns };
+            return ask(node, Request::BufferWait(wait)).map(drop);
+        }
+        let busy = ask(node, Request::BufferBusy(BufferOf { buffer }))?;
+        let writers = reply!(busy, Reply::BufferBusy(busy) => busy.busy & BUSY_WRITER)?;
+        if writers == 0 { Ok(()) } else { Err(Errno(libc::ETIME)) }
+    });
+    match waited {
+        Err(Errno(libc::EINTR)) => Err(Errno(libc::EINTR)),
+        // What else is wrong, the request itself is told.
+        _ => ask(node, last),
+    }
 }
 
 /// Makes a request that waits for at most `timeout_ns`, if that is a time, and that a signal ends as
@@ -41,43 +80,39 @@ pub(crate) fn ask_interruptibly(
     timeout_ns: Option<u64>,
     part: impl Fn(u64) -> Request<OwnedFd>,
 ) -> Outcome<Reply<OwnedFd>> {
-    in_parts(node, timeout_ns, || Some(Heeded::begin()), part)
+    let patience = Patience { timeout_ns, heeds: true, parts: true };
+    in_parts(node, patience, |ns| ask(node, part(ns)))
 }
 
 /// Asks once, and then again and again, until the answer is another than ETIME or the time is over:
-/// for parts of the time, or, where others have the session too, for nothing and with pauses.
-/// `heed` begins to heed signals, if they are to be.
-fn in_parts(
-    node: &Node,
-    timeout_ns: Option<u64>,
-    heed: impl FnOnce() -> Option<Heeded>,
-    part: impl Fn(u64) -> Request<OwnedFd>,
-) -> Outcome<Reply<OwnedFd>> {
+/// for parts of the time, or, where that cannot be asked or others have the session too, for nothing
+/// and with pauses. No single request takes longer than a part: a fork waits for it.
+fn in_parts<T>(node: &Node, patience: Patience, part: impl Fn(u64) -> Outcome<T>) -> Outcome<T> {
+    let Patience { timeout_ns, heeds, parts } = patience;
     let end = timeout_ns.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
     let before = interruptions();
-    let first = ask(node, part(0));
+    let first = part(0);
     if !matches!(first, Err(Errno(libc::ETIME))) || timeout_ns == Some(0) {
         return first;
     }
-    let heeded = heed();
-    if heeded.is_some() && interruptions() != before {
+    if heeds && interruptions() != before {
         return Err(Errno(libc::EINTR));
     }
+    let heeded = heeds.then(Heeded::begin);
     let mut pause = Duration::from_micros(10);
     loop {
         let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        let shared = node.connection.is_shared();
-        let (sleep, now) = if shared {
-            (pause.min(left), Duration::ZERO)
-        } else {
+        let (sleep, now) = if parts && !node.connection.is_shared() {
             (Duration::ZERO, left.min(PART_MAX))
+        } else {
+            (pause.min(left), Duration::ZERO)
         };
         match &heeded {
             Some(heeded) if heeded.sleep(sleep) => return Err(Errno(libc::EINTR)),
             Some(_) => {}
             None => std::thread::sleep(sleep),
         }
-        let asked = ask(node, part(u64::try_from(now.as_nanos()).unwrap_or(0)));
+        let asked = part(u64::try_from(now.as_nanos()).unwrap_or(0));
         if !matches!(asked, Err(Errno(libc::ETIME))) || left <= now {
             return asked;
         }
