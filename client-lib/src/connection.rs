@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::lists::{self, Lists, Next, Slot};
 use crate::proto::{self, Answer, Arrival, Asked, Ending, Fds, Ledger, Plain, answer};
 use crate::scratch::Scratch;
+use crate::shared_status::SharedStatus;
 use crate::shares::Shares;
 use crate::socket::{self, Received};
 use crate::together::Together;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     generation: Generation,
     pub(crate) together: Together,
     lists: Lists<Mutex<Slot>>,
+    pub(crate) status: SharedStatus,
 }
 
 /// Requests waiting for answers, and the right to read the socket.
@@ -277,12 +279,18 @@ impl Connection {
         self.call(calls::reg_read(offset))
     }
 
-    /// Makes any request but EXECBUF; for tools and tests, and for what has no method.
+    /// Makes any request but EXECBUF; for tools and tests, and for what has no method. Whether a buffer is
+    /// idle, and how often a context was reset, is mostly known without a message.
     ///
     /// # Errors
     /// [`Error::Refused`]; [`Error::Unsendable`] when the request is too long; the connection's.
     pub fn request<F: AsFd>(&self, request: Request<F>) -> Result<Reply<OwnedFd>, Error> {
         use codec::MapFds;
+        self.check_process()?;
+        if let Some(reply) = self.known(&request) {
+            return Ok(reply);
+        }
+        let pending = self.shared.status.sends(&request);
         let mut owned: [Option<F>; FDS_PER_MESSAGE_MAX] = [const { None }; FDS_PER_MESSAGE_MAX];
         let mut count = 0;
         let request = request
@@ -300,7 +308,9 @@ impl Connection {
         let opcode = request.opcode();
         let fill = |seq, out: &mut Vec<u8>| codec::encode_request(seq, &request, out);
         let fds = borrowed.get(..count).unwrap_or_default();
-        self.shared.call(opcode, fill, fds, |answer, fds| answer.reply(fds))
+        let reply = self.shared.call(opcode, fill, fds, |answer, fds| answer.reply(fds))?;
+        self.shared.status.hears(&pending, &reply);
+        Ok(reply)
     }
 
     /// A request, and its reply taken apart.
@@ -350,13 +360,14 @@ impl Connection {
             let decode = |answer: Answer<'_>, fds| answer.execbuf(asked, fds);
             self.shared.call(Opcode::Execbuf, fill, in_fence.as_slice(), decode)
         };
+        let mut result = submit();
         for _ in 1..calls::EXECBUF_ATTEMPTS {
-            match submit() {
-                Err(error) if calls::is_invalidated(&error) => {}
-                other => return other,
+            match &result {
+                Err(error) if calls::is_invalidated(error) => result = submit(),
+                _ => break,
             }
         }
-        submit()
+        result.inspect(|_| self.shared.status.submitted(lists.objects))
     }
 
     /// An EXECBUF that the daemon keeps, and is sent what is new of.
@@ -441,6 +452,7 @@ impl Shared {
             generation: Generation::current(),
             together: Together::default(),
             lists: Lists::default(),
+            status: SharedStatus::default(),
         }
     }
 
@@ -453,6 +465,11 @@ impl Shared {
     /// Whether a thread waits for an answer.
     pub(crate) fn is_waiting(&self) -> bool {
         self.inbox().ledger.waiters().next().is_some()
+    }
+
+    /// Whether it is known that no request will be answered any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.inbox().ledger.ended().is_some()
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

@@ -61,6 +61,7 @@ mod lists;
 mod map;
 mod proto;
 mod scratch;
+mod shared_status;
 mod shares;
 mod socket;
 mod sync_file;

@@ -9,8 +9,9 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
+use gpu_broker_protocol::limits::PAGE_BYTES;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -50,7 +51,15 @@ struct Region(SharedBytes);
 
 impl Region {
     fn map(fd: &OwnedFd, offset: u64, size: usize) -> Result<Self, Errno> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        Self::map_for(ProtFlags::READ | ProtFlags::WRITE, fd, offset, size)
+    }
+
+    fn map_for(
+        protection: ProtFlags,
+        fd: &OwnedFd,
+        offset: u64,
+        size: usize,
+    ) -> Result<Self, Errno> {
         // SAFETY: a null hint without MAP_FIXED lets the kernel choose a range that nothing in
         // this process uses, so no memory that Rust knows of is touched.
         let start = unsafe {
@@ -68,6 +77,33 @@ impl Drop for Region {
         // reference into the region outlives the borrow of `self` it was made from.
         let result = unsafe { rustix::mm::munmap(start.as_ptr().cast(), size) };
         debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail: {result:?}");
+    }
+}
+
+/// A page that another process writes and this one only reads, in words of 64 bits.
+pub(crate) struct Words(Region);
+
+impl Words {
+    /// Maps the page.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub(crate) fn map(fd: &OwnedFd) -> Result<Self, Error> {
+        let failed = |errno| Error::io("mapping a page of the broker", errno);
+        if length(fd).map_err(failed)? < PAGE_BYTES {
+            return Err(failed(Errno::PROTO));
+        }
+        let size = usize::try_from(PAGE_BYTES).map_err(|_| failed(Errno::NOMEM))?;
+        Region::map_for(ProtFlags::READ, fd, 0, size).map(Self).map_err(failed)
+    }
+
+    /// The word at an offset in bytes, with what was written before it; 0 if there is none.
+    pub(crate) fn load(&self, offset: u64) -> u64 {
+        // Of memory that cannot be written, Rust defines relaxed loads alone.
+        let word =
+            self.0.0.word::<AtomicU64>(offset).map_or(0, |word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        word
     }
 }
 

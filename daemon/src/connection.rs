@@ -114,6 +114,7 @@ impl<D: Device> Connection<D> {
     /// back when the device has let go of everything.
     async fn finish_at_device(mut self, end: &End) {
         self.discard_unsent();
+        self.end_status();
         let epitaph = self.epitaph(end);
         self.server.ended(&self.entry, epitaph.as_ref().map(|epitaph| &*epitaph.text));
         if let Some(socket) = self.socket.into_fd() {
@@ -455,9 +456,17 @@ impl<D: Device> Connection<D> {
         }
     }
 
+    /// Who looks at the shared status page learns before the epitaph comes that it must ask.
+    fn end_status(&self) {
+        if let State::Open(open) = &self.state {
+            open.session.hands().end_status();
+        }
+    }
+
     /// Says why, releases everything, and hangs up.
     fn finish(mut self, end: &End) {
         self.discard_unsent();
+        self.end_status();
         let epitaph = self.epitaph(end);
         self.server.ended(&self.entry, epitaph.as_ref().map(|epitaph| &*epitaph.text));
         if let State::Open(open) = &mut self.state {

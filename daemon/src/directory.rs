@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
+use gpu_broker_core::hands::Outcome;
 use gpu_broker_core::{InFlight, Session, Time};
 use gpu_broker_device::{Device, DeviceEvent, EventSink, FaultReport, TraceEvent};
 use gpu_broker_protocol::admin::{AdminEvent, AdminNews, kind};
@@ -240,7 +241,9 @@ impl<D: Device> EventSink for Entry<D> {
                 match named.session.upgrade() {
                     Some(session) => {
                         session.handle_completion(now, tag, outcome);
-                        session.hands().completed();
+                        if outcome == Outcome::Guilty {
+                            session.hands().resets_changed();
+                        }
                     }
                     None => named.in_flight.release(),
                 }
@@ -249,6 +252,7 @@ impl<D: Device> EventSink for Entry<D> {
                 let session = self.named.get().and_then(|named| named.session.upgrade());
                 if let Some(session) = session {
                     session.handle_replay(tag);
+                    session.hands().resets_changed();
                 }
                 let session = self.id();
                 self.books.events.tell(kind::HANGS, || AdminNews::Replayed { session });
@@ -258,6 +262,12 @@ impl<D: Device> EventSink for Entry<D> {
                 self.fired(Fired { token, first: lost.into() });
             }
             DeviceEvent::SyncobjsReady { token, first } => self.fired(Fired { token, first }),
+        }
+    }
+
+    fn signalled(&self) {
+        if let Some(session) = self.named().and_then(|named| named.session.upgrade()) {
+            session.hands().signalled();
         }
     }
 

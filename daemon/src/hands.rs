@@ -1,6 +1,7 @@
 //! The rules' [`Hands`] over a device file: two vocabularies of the same things, because neither
 //! crate may know the other.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gpu_broker_core::Time;
@@ -18,6 +19,7 @@ use crate::classes::Class;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::limiter::Limiter;
+use crate::shared_status::SharedStatus;
 use crate::throttle::Queued;
 
 /// What every line in the log about a session says, and how much was said.
@@ -52,13 +54,14 @@ pub(crate) struct DeviceHands<F: DeviceFile> {
     pub(crate) file: F,
     hangs: Arc<dyn HangSink>,
     pub(crate) clock: Clock,
-    /// For THROTTLE.
+    /// What is not over.
     queued: Mutex<Queued<F>>,
+    status: SharedStatus,
 }
 
 impl<F: DeviceFile> DeviceHands<F> {
     pub(crate) fn new(file: F, hangs: Arc<dyn HangSink>, clock: Clock) -> Self {
-        Self { file, hangs, clock, queued: Mutex::default() }
+        Self { file, hangs, clock, queued: Mutex::default(), status: SharedStatus::default() }
     }
 
     /// See [`Queued::watch`].
@@ -66,9 +69,57 @@ impl<F: DeviceFile> DeviceHands<F> {
         self.queued().watch(&self.file, until, token).map_err(|error| refusal_of(&error))
     }
 
-    /// A request that was queued has completed.
-    pub(crate) fn completed(&self) {
-        self.queued().completed(&self.file);
+    /// The fence of a request that was queued has signalled.
+    pub(crate) fn signalled(&self) {
+        let mut queued = self.queued();
+        queued.completed(&self.file);
+        self.status.retire(queued.oldest(), queued.all_reported());
+    }
+
+    /// GET_RESET_STATS may have another answer now, for a context or for all.
+    pub(crate) fn resets_changed(&self) {
+        self.status.resets_changed();
+    }
+
+    /// Makes the session's shared status page. `sees_device`: whether GET_RESET_STATS tells of others' resets.
+    ///
+    /// # Errors
+    /// As [`SharedStatus::share`].
+    pub(crate) fn share_status(
+        &self,
+        sees_device: impl FnOnce() -> bool,
+    ) -> Result<OwnedFd, Refusal> {
+        // Held, so that nothing is missed that happens meanwhile.
+        let queued = self.queued();
+        let fd = self.status.share()?;
+        self.status.retire(queued.oldest(), queued.all_reported());
+        self.status.tell(F::REPORTS_FIRST, !sees_device());
+        Ok(fd)
+    }
+
+    /// What the session may see has changed.
+    pub(crate) fn tell_status(&self, sees_device: impl FnOnce() -> bool) {
+        let _queued = self.queued();
+        self.status.tell(F::REPORTS_FIRST, !sees_device());
+    }
+
+    /// The session ends.
+    pub(crate) fn end_status(&self) {
+        let _queued = self.queued();
+        self.status.end();
+    }
+
+    /// The device has taken a submission.
+    fn submitted(&self, number: u64, pending: Option<&F::Fence>) {
+        if pending.is_none() && !self.status.is_shared() {
+            return self.status.accepted(number);
+        }
+        let mut queued = self.queued();
+        if let Some(fence) = pending {
+            queued.record(&self.file, self.clock.now(), number, fence.clone());
+        }
+        self.status.accepted(number);
+        self.status.retire(queued.oldest(), queued.all_reported());
     }
 
     fn queued(&self) -> MutexGuard<'_, Queued<F>> {
@@ -280,6 +331,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                 value: *value,
             })
             .collect();
+        let number = self.status.begin();
         let submitted = self
             .file
             .submit(
@@ -296,12 +348,17 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                     want_fence: true,
                 },
             )
-            .map_err(|error| refusal_of(&error))?;
+            .map_err(|error| {
+                self.status.refused();
+                refusal_of(&error)
+            })?;
         let done = submitted.done.map(|done| outcome_of(&*self.hangs, self.clock.now(), done));
-        let mut fence = submitted.fence;
-        if let (None, Some(fence)) = (done, &fence) {
-            self.queued().record(&self.file, self.clock.now(), fence.clone());
+        if done == Some(Outcome::Guilty) {
+            // Before it counts as over. Who asks now is answered after this submission.
+            self.resets_changed();
         }
+        let mut fence = submitted.fence;
+        self.submitted(number, fence.as_ref().filter(|_| done.is_none()));
         Ok(Submitted { fence: fence.take_if(|_| work.want_fence), done })
     }
 

@@ -45,6 +45,7 @@ mod process;
 mod rate;
 mod requests;
 mod server;
+mod shared_status;
 mod sharing;
 pub mod socket;
 mod status;

@@ -9,7 +9,10 @@ use gpu_broker_device::{Device, DeviceError, DeviceFile};
 use gpu_broker_protocol::codec::MapFds as _;
 use gpu_broker_protocol::execbuf::{Execbuf, flag};
 use gpu_broker_protocol::limits::RELOCATIONS_PER_EXECBUF_MAX;
-use gpu_broker_protocol::message::{BufferOf, Busy, DeviceInfo, ExecbufReply, Ping};
+use gpu_broker_protocol::message::{
+    BufferOf, Busy, ContextDestroy, DeviceInfo, ExecbufReply, Ping,
+};
+use gpu_broker_protocol::shared_status::SharedStatus;
 use gpu_broker_protocol::{Header, Opcode, Reason, Refusal, Reply, Request, Violation};
 
 use crate::admin;
@@ -230,7 +233,7 @@ impl<D: Device> Open<D> {
             Q::Throttle => return Ok(self.throttle(server, now, seq)?),
             Q::RegRead(b) => R::RegRead(s.reg_read(&b, s.hands().file.timestamp())?),
             Q::ContextCreate(b) => R::ContextCreate(s.context_create(now, &b)?),
-            Q::ContextDestroy(b) => done(s.context_destroy(&b), R::ContextDestroy)?,
+            Q::ContextDestroy(b) => done(self.context_destroy(&b), R::ContextDestroy)?,
             Q::ContextSetParam(b) => R::ContextSetParam(s.context_set_param(&b)?),
             Q::ContextGetParam(b) => R::ContextGetParam(s.context_get_param(&b)?),
             Q::ContextResetStats(b) => R::ContextResetStats(s.context_reset_stats(&b)?),
@@ -252,6 +255,7 @@ impl<D: Device> Open<D> {
             Q::BufferImport(b) => R::BufferImport(self.buffer_import(&b, fds)?),
             Q::UserptrCreate(b) => R::UserptrCreate(self.userptr_create(&b, fds)?),
             Q::UserptrInvalidate(b) => return Ok(self.userptr_invalidate(now, seq, &b)?),
+            Q::SharedStatus => R::SharedStatus(self.shared_status()?),
             Q::FenceStatus(b) => R::FenceStatus(self.fence_status(&b, fds)?),
             Q::FenceMerge(b) => R::FenceMerge(self.fence_merge(&b, fds)?),
             Q::SyncobjCreate(b) => R::SyncobjCreate(s.syncobj_create(&b)?),
@@ -315,6 +319,18 @@ impl<D: Device> Open<D> {
 
     fn device_info(&self, server: &Server<D>) -> DeviceInfo {
         status::device_info(&server.device.description(), &self.capabilities)
+    }
+
+    fn context_destroy(&self, request: &ContextDestroy) -> Result<(), Refusal> {
+        self.session.context_destroy(request)?;
+        // Its id is unknown from now on.
+        self.session.hands().resets_changed();
+        Ok(())
+    }
+
+    fn shared_status(&self) -> Result<SharedStatus<OwnedFd>, Refusal> {
+        let sees_device = || self.session.sees_device_resets();
+        Ok(SharedStatus { fd: self.session.hands().share_status(sees_device)? })
     }
 
     fn buffer_close(&mut self, request: &BufferOf) -> Result<(), Refusal> {

@@ -338,6 +338,7 @@ impl<D: Device> Server<D> {
             for entry in entries {
                 if let Some(session) = entry.named().and_then(|named| named.session.upgrade()) {
                     session.set_limits(limits);
+                    session.hands().tell_status(|| session.sees_device_resets());
                 }
             }
         };

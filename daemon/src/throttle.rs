@@ -1,4 +1,5 @@
-//! The requests of a session that were queued and may not have completed, for THROTTLE.
+//! The requests of a session that were queued and may not have completed, for THROTTLE
+//! and for the shared status page.
 //!
 //! A request that completes while it is submitted never comes here, so the fast path pays nothing.
 //! A fence may be an fd, so those of completed requests are let go of as completions are reported.
@@ -14,35 +15,53 @@ const SWEEP_MIN: usize = 32;
 /// Requests in the order they were queued, with when that was.
 pub(crate) struct Queued<F: DeviceFile> {
     requests: Requests<F::Fence>,
+    /// Requests whose end was not reported: less than none while one has ended that is not recorded yet.
+    unreported: i64,
     /// A device watches syncobjs, so the fence that is waited for is put into this one.
     gate: Option<F::Syncobj>,
 }
 
+/// When it was queued, its number, and its fence.
+type Request<T> = (Time, u64, T);
+
 /// As many can be pending as the session may have in flight. Beside them it keeps at most as many that
 /// have completed behind one that has not, or [`SWEEP_MIN`].
 struct Requests<T> {
-    queued: VecDeque<(Time, T)>,
+    queued: VecDeque<Request<T>>,
     /// Completions since all were looked at, but for those of the oldest.
     overtook: usize,
 }
 
 impl<F: DeviceFile> Default for Queued<F> {
     fn default() -> Self {
-        Self { requests: Requests { queued: VecDeque::new(), overtook: 0 }, gate: None }
+        let requests = Requests { queued: VecDeque::new(), overtook: 0 };
+        Self { requests, unreported: 0, gate: None }
     }
 }
 
 impl<F: DeviceFile> Queued<F> {
-    /// A request was queued.
-    pub(crate) fn record(&mut self, file: &F, now: Time, fence: F::Fence) {
+    /// A request was queued; each with a greater number than the one before.
+    pub(crate) fn record(&mut self, file: &F, now: Time, number: u64, fence: F::Fence) {
+        self.unreported = self.unreported.saturating_add(1);
         // Its completion may have been reported already: nothing else would let go of it.
         if is_pending(file, &fence) {
-            self.requests.queued.push_back((now, fence));
+            self.requests.queued.push_back((now, number, fence));
         }
     }
 
-    /// A request has completed.
+    /// The number of the oldest that is kept: all before it have signalled.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.requests.queued.front().map(|(_, number, _)| *number)
+    }
+
+    /// Whether the end of every request was reported. Where the kernel signals fences, that comes later.
+    pub(crate) fn all_reported(&self) -> bool {
+        self.unreported <= 0
+    }
+
+    /// A request's fence has signalled, and its end was reported.
     pub(crate) fn completed(&mut self, file: &F) {
+        self.unreported = self.unreported.saturating_sub(1);
         self.requests.completed(|fence| is_pending(file, fence));
     }
 
@@ -58,7 +77,7 @@ impl<F: DeviceFile> Queued<F> {
         until: Time,
         token: u64,
     ) -> Result<Option<Time>, DeviceError> {
-        while let Some((queued, fence)) = self.requests.queued.front() {
+        while let Some((queued, _, fence)) = self.requests.queued.front() {
             if !is_pending(file, fence) {
                 self.requests.queued.pop_front();
                 continue;
@@ -89,7 +108,7 @@ impl<T> Requests<T> {
     /// One has completed. Looks at all of them rarely enough that it costs each a constant.
     fn completed(&mut self, is_pending: impl Fn(&T) -> bool) {
         let before = self.queued.len();
-        while self.queued.front().is_some_and(|(_, fence)| !is_pending(fence)) {
+        while self.queued.front().is_some_and(|(_, _, fence)| !is_pending(fence)) {
             self.queued.pop_front();
         }
         if self.queued.len() < before {
@@ -97,7 +116,7 @@ impl<T> Requests<T> {
         }
         self.overtook = self.overtook.saturating_add(1);
         if self.overtook >= SWEEP_MIN.max(self.queued.len() / 2) {
-            self.queued.retain(|(_, fence)| is_pending(fence));
+            self.queued.retain(|(_, _, fence)| is_pending(fence));
             self.overtook = 0;
         }
     }
@@ -114,7 +133,7 @@ mod tests {
     use super::*;
 
     fn requests(count: usize) -> Requests<usize> {
-        Requests { queued: (0..count).map(|fence| (Time(0), fence)).collect(), overtook: 0 }
+        Requests { queued: (0..count).map(|fence| (Time(0), 0, fence)).collect(), overtook: 0 }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::limits::BODY_BYTES_MAX;
 use crate::message::*;
 use crate::object::*;
 use crate::refusal::{Refusal, RefusalBody};
+use crate::shared_status::SharedStatus;
 use crate::syncobj::*;
 use crate::userptr::UserptrCreate;
 use crate::violation::Violation;
@@ -205,6 +206,7 @@ control_messages! {
     BufferClose: body -> none;
     BufferBusy: body -> body;
     BufferWait: body -> body;
+    SharedStatus: none -> body;
     FenceStatus: body -> body;
     FenceMerge: body -> body;
     GetParam: body -> body;
@@ -390,7 +392,7 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             SyncobjSignal SyncobjWait SyncobjTimelineSignal SyncobjQuery SyncobjTransfer
             SyncobjExport HangList HangShow HangRead;
             empty
-            DeviceQuery Confinement AdminClasses AdminListeners GetAperture Throttle;
+            DeviceQuery Confinement AdminClasses AdminListeners SharedStatus GetAperture Throttle;
             Self::Ping(Ping { payload, fd }) => {
                 Request::Ping(Ping { payload, fd: fd.map(&mut f).transpose()? })
             },
@@ -445,6 +447,9 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             },
             Self::ExecbufList(ExecbufReply { offsets, fence }) => {
                 Reply::ExecbufList(ExecbufReply { offsets, fence: fence.map(&mut f).transpose()? })
+            },
+            Self::SharedStatus(SharedStatus { fd }) => {
+                Reply::SharedStatus(SharedStatus { fd: f(fd)? })
             },
             Self::FenceMerge(Fence { fd }) => Reply::FenceMerge(Fence { fd: f(fd)? }),
             Self::BufferExport(BufferExported { fd }) => {

@@ -146,6 +146,8 @@ opcodes! {
     Execbuf = 0x0401,
     /// Changes a list the daemon keeps, and runs it as an EXECBUF; see [`crate::execlist`].
     ExecbufList = 0x0410,
+    /// Memory in which the daemon writes what clients poll; see [`crate::shared_status`].
+    SharedStatus = 0x0420,
     /// State of a fence fd.
     FenceStatus = 0x0501,
     /// One fence fd that signals when two others have.

@@ -28,6 +28,7 @@ pub mod object;
 pub mod param;
 pub mod queue;
 pub mod refusal;
+pub mod shared_status;
 pub mod status;
 pub mod syncobj;
 pub mod usage;

@@ -48,6 +48,8 @@ pub const EXECBUF_LISTS_PER_SESSION_MAX: usize = 4;
 pub const EXECBUF_LIST_BYTES_MAX: usize = 2 << 20;
 /// Bytes of the lists of all sessions; beyond, the user who has most loses those used longest ago.
 pub const EXECBUF_LISTS_BYTES_MAX: usize = 256 << 20;
+/// Shared status pages of one session.
+pub const SHARED_STATUS_PAGES_PER_SESSION_MAX: u32 = 1;
 /// Requests accepted by EXECBUF and not completed yet, per session.
 pub const SUBMISSIONS_IN_FLIGHT_PER_SESSION_MAX: u32 = 4096;
 /// Syncobjs of one session.

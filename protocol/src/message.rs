@@ -85,6 +85,8 @@ pub enum Request<Fd> {
     BufferBusy(BufferOf),
     /// [`BufferWait`]
     BufferWait(BufferWait),
+    /// The page of [`crate::shared_status`].
+    SharedStatus,
     /// [`FenceStatusQuery`]
     FenceStatus(FenceStatusQuery<Fd>),
     /// [`FenceMerge`]
@@ -216,6 +218,8 @@ pub enum Reply<Fd> {
     Execbuf(ExecbufReply<Fd>),
     /// To EXECBUF_LIST.
     ExecbufList(ExecbufReply<Fd>),
+    /// To SHARED_STATUS.
+    SharedStatus(crate::shared_status::SharedStatus<Fd>),
     /// To FENCE_STATUS.
     FenceStatus(FenceState),
     /// To FENCE_MERGE.

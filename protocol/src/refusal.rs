@@ -147,6 +147,8 @@ reasons! {
     /// Too many fences.
     FenceLimit = 26, EMFILE, "fence-limit",
         "the session has as many unsignalled fences as it may; wait for one to signal";
+    /// A second page.
+    SharedStatusGiven = 27, EBUSY, "shared-status-given", "the session has its shared status page; map that";
 
     // 100..: contexts
     /// Unknown context, or the default one where it is not accepted.

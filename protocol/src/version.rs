@@ -22,8 +22,11 @@ pub mod feature {
     pub const USERPTR: u64 = 1 << 3;
     /// EXECBUF_LIST.
     pub const EXECBUF_LISTS: u64 = 1 << 4;
+    /// SHARED_STATUS.
+    pub const SHARED_STATUS: u64 = 1 << 5;
     /// Everything this crate knows.
-    pub const ALL: u64 = FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR | EXECBUF_LISTS;
+    pub const ALL: u64 =
+        FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR | EXECBUF_LISTS | SHARED_STATUS;
 }
 
 /// The newest minor that the client's range and ours contain, or `None`.

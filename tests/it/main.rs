@@ -15,6 +15,7 @@ mod large;
 mod policy;
 mod preload;
 mod python;
+mod shared_status;
 mod simulation;
 mod stacks;
 mod tidy;

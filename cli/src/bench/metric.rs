@@ -39,6 +39,10 @@ pub(super) enum Metric {
     ExecbufFenced,
     /// PING with an fd each way.
     FdCall,
+    /// BUFFER_BUSY of an idle buffer.
+    BufferBusy,
+    /// CONTEXT_RESET_STATS of a context that never hung.
+    ResetStats,
     /// EXECBUF with one buffer beside the batch.
     #[value(name = "execbuf_2")]
     Execbuf2,
@@ -151,6 +155,8 @@ impl Metric {
             Self::Execbuf8190 => "EXECBUF, empty batch, 8190 buffers, the same as before",
             Self::ExecbufFenced => "EXECBUF with FENCE_OUT, fence fd closed after",
             Self::FdCall => "PING with one fd (a memfd) each way, closed after",
+            Self::BufferBusy => "BUFFER_BUSY of an idle buffer, asked before",
+            Self::ResetStats => "CONTEXT_RESET_STATS of a context that never hung, asked before",
             Self::Execbuf2 => "EXECBUF, empty batch, and a buffer of 64 MiB",
             Self::ExecbufUserptr => "EXECBUF, empty batch, and 64 MiB of the client's memory",
             Self::UserptrInvalidate => "USERPTR_INVALIDATE of 64 MiB that the GPU does not use",
@@ -203,6 +209,8 @@ impl Metric {
             | Self::Execbuf8190
             | Self::ExecbufFenced
             | Self::FdCall
+            | Self::BufferBusy
+            | Self::ResetStats
             | Self::Execbuf2
             | Self::ExecbufUserptr
             | Self::UserptrInvalidate
@@ -249,6 +257,10 @@ impl Metric {
             Self::Hello => Some(Target::AtMost { must: 30.0, aim: 15.0 }),
             Self::CreateDestroy | Self::Setparam | Self::SetparamLive => {
                 Some(Target::RatioAtMost { must: 1.4, aim: 1.2 })
+            }
+            // No message: what is left is a look at a page.
+            Self::BufferBusy | Self::ResetStats => {
+                Some(Target::RatioAtMost { must: 0.2, aim: 0.05 })
             }
             Self::Execbuf | Self::FdCall => Some(Target::RatioAtMost { must: 1.7, aim: 1.5 }),
             Self::ExecbufRate128 => Some(Target::AtLeast { must: 250_000.0, aim: 350_000.0 }),

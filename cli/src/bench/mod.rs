@@ -158,6 +158,8 @@ impl Bench {
             Metric::Execbuf8190 => large::execbuf(trips, 8190, false),
             Metric::ExecbufFenced => trips.execbuf_fenced(),
             Metric::FdCall => trips.fd_call(),
+            Metric::BufferBusy => trips.buffer_busy(),
+            Metric::ResetStats => trips.reset_stats(),
             Metric::Execbuf2 => own_memory::execbuf(trips, Kind::Buffer),
             Metric::ExecbufUserptr => own_memory::execbuf(trips, Kind::Userptr),
             Metric::UserptrInvalidate => own_memory::invalidate(trips),

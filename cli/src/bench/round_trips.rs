@@ -103,6 +103,24 @@ impl RoundTrips<'_> {
         self.repeat(|| submit(&mut execbuf))
     }
 
+    /// BUFFER_BUSY of a buffer that was used and is idle.
+    pub(super) fn buffer_busy(self) -> Result<Figure, Failure> {
+        let connection = self.rig.connect()?;
+        let work = Work::prepare(&connection, 1)?;
+        let failed = || Failure::broker("BUFFER_BUSY");
+        let buffer = work.batch()?;
+        self.repeat(|| buffer.busy().map(drop).map_err(failed()))
+    }
+
+    /// CONTEXT_RESET_STATS of a context that never hung.
+    pub(super) fn reset_stats(self) -> Result<Figure, Failure> {
+        let connection = self.rig.connect()?;
+        let work = Work::prepare(&connection, 1)?;
+        let context = work.context();
+        let failed = || Failure::broker("CONTEXT_RESET_STATS");
+        self.repeat(|| context.reset_stats().map(drop).map_err(failed()))
+    }
+
     /// PING with an fd each way.
     pub(super) fn fd_call(self) -> Result<Figure, Failure> {
         let connection = self.rig.connect()?;

@@ -88,7 +88,7 @@ impl Work {
             .map_err(|_| Failure::Unexpected("an EXECBUF could not be encoded"))
     }
 
-    fn batch(&self) -> Result<&Buffer, Failure> {
+    pub(super) fn batch(&self) -> Result<&Buffer, Failure> {
         self.buffers.last().ok_or(NO_BUFFER)
     }
 }

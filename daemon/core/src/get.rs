@@ -79,13 +79,18 @@ impl<H: Hands> Session<H> {
             return Err(Reason::ReservedNotZero.into());
         }
         let live = self.lookup(request.context, MaterialisedBy::ResetStats)?.live;
-        // How often others hang the device is not for everybody to know (rule table §15).
-        let may_see = self.class.privileges().reset_count;
-        let reset_count = if may_see { self.registry.resets() } else { 0 };
+        let reset_count = if self.sees_device_resets() { self.registry.resets() } else { 0 };
         Ok(ResetStats {
             reset_count,
             batch_active: live.hangs.guilty(),
             batch_pending: live.hangs.innocent(),
         })
+    }
+
+    /// Whether GET_RESET_STATS tells how often the device was reset. How often others hang it is not for
+    /// everybody to know (rule table §15).
+    #[must_use]
+    pub fn sees_device_resets(&self) -> bool {
+        self.class.privileges().reset_count
     }
 }

@@ -118,6 +118,7 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
     type UserMemory = F::UserMemory;
 
     const EXPORTS_COST: bool = F::EXPORTS_COST;
+    const REPORTS_FIRST: bool = F::REPORTS_FIRST;
 
     fn settle(&self) {
         self.file.settle();

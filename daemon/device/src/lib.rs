@@ -16,6 +16,7 @@ mod description;
 mod error;
 pub mod faulty;
 pub mod i915;
+mod shared_page;
 pub mod soft;
 mod trace;
 mod usage;
@@ -31,6 +32,7 @@ pub use description::{
     Description, EngineDescription, EngineUsage, Health, KernelFacts, MemoryFacts, TopologyFacts,
 };
 pub use error::DeviceError;
+pub use shared_page::SharedPage;
 pub use trace::{TraceEvent, TraceWhat};
 pub use work::{Batch, Object, Patch, Placement, Submission, Submitted};
 
@@ -100,6 +102,10 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// A fence that was exported costs this process something until it signals, beside what its
     /// request costs.
     const EXPORTS_COST: bool;
+
+    /// A request is reported before its fence signals, so that nobody who looks at the fence of one that
+    /// hung can know of it before the report. Otherwise [`Self::settle`] is needed.
+    const REPORTS_FIRST: bool;
 
     /// Reports every request of this file that has completed and is not reported yet, before it
     /// returns: what the caller decides next must not overlook a hang that a client knows of.
@@ -360,6 +366,10 @@ pub struct SyncobjWait<'a, Syncobj> {
 pub trait EventSink: Send + Sync + 'static {
     /// Something happened.
     fn report(&self, event: DeviceEvent);
+
+    /// The fence of a request that was reported as completed has signalled, for all who look. Called once
+    /// for each, from any thread, without locks of the device; must not block.
+    fn signalled(&self) {}
 
     /// What a batch does, while [`Device::set_tracing`] is on. Called from any thread with locks of
     /// the device held; must not block or call the device.

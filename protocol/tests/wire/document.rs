@@ -113,6 +113,7 @@ fn every_limit() {
         RELOCATIONS_PER_EXECBUF_MAX PENDING_WAITS_PER_SESSION_MAX FENCES_PER_SESSION_MAX HANG_EVENTS_PENDING_MAX
         HANG_READ_BYTES_MAX HANGS_PER_SESSION_MAX HANGS_MAX HANG_DUMPS_PER_SESSION_MAX
         HANG_DUMP_BYTES_PER_SESSION_MAX HANG_DUMP_BYTES_MAX IDENTITY_CHARS_MAX
+        SHARED_STATUS_PAGES_PER_SESSION_MAX
         ADMIN_EVENTS_PENDING_MAX LISTENERS_MADE_MAX TRACE_RECORDS_MAX TRACE_RECORDS_PER_READ_MAX
         SESSIONS_MAX_DEFAULT
         HELLO_TIMEOUT_MS PAGE_BYTES);
@@ -133,6 +134,7 @@ fn every_flag() {
         ("HANG_EVENTS", feature::HANG_EVENTS),
         ("USERPTR", feature::USERPTR),
         ("EXECBUF_LISTS", feature::EXECBUF_LISTS),
+        ("SHARED_STATUS", feature::SHARED_STATUS),
         ("RUN", u64::from(gpu_broker_protocol::execlist::RUN)),
         ("RING_MASK", flag::RING_MASK),
         ("SECURE", flag::SECURE),
@@ -176,7 +178,8 @@ fn every_flag() {
         | feature::CONTEXT_CLONE
         | feature::HANG_EVENTS
         | feature::USERPTR
-        | feature::EXECBUF_LISTS;
+        | feature::EXECBUF_LISTS
+        | feature::SHARED_STATUS;
     assert_eq!(feature::ALL, all, "a new feature bit");
 }
 

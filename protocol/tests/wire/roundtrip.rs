@@ -5,6 +5,7 @@ use gpu_broker_protocol::codec::MapFds;
 use gpu_broker_protocol::execbuf::{ExecExtension, ExecPoint};
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::object::{BufferExported, BufferImport};
+use gpu_broker_protocol::shared_status::SharedStatus;
 use gpu_broker_protocol::syncobj::{SyncobjExported, SyncobjImport};
 use gpu_broker_protocol::userptr::UserptrCreate;
 use gpu_broker_protocol::{Header, HeaderFlags, Opcode, Reply, Request, Violation, codec};
@@ -125,6 +126,7 @@ fn reply_fds(reply: &Reply<u32>) -> Vec<u32> {
     if let Reply::Ping(Ping { fd: Some(fd), .. })
     | Reply::BufferMap(BufferMapped { fd, .. })
     | Reply::BufferExport(BufferExported { fd })
+    | Reply::SharedStatus(SharedStatus { fd })
     | Reply::Execbuf(ExecbufReply { fence: Some(fd), .. })
     | Reply::ExecbufList(ExecbufReply { fence: Some(fd), .. })
     | Reply::FenceMerge(Fence { fd })

@@ -5,6 +5,7 @@ use gpu_broker_protocol::hang::HangEvent;
 use gpu_broker_protocol::message::*;
 use gpu_broker_protocol::param::*;
 use gpu_broker_protocol::refusal::{Reason, Refusal};
+use gpu_broker_protocol::shared_status::SharedStatus;
 use gpu_broker_protocol::status::*;
 use gpu_broker_protocol::usage::*;
 use gpu_broker_protocol::version::feature;
@@ -42,7 +43,7 @@ struct Round {
     news: Vec<AdminEvent>,
 }
 
-fn rounds() -> [Round; 10] {
+fn rounds() -> [Round; 11] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -111,7 +112,22 @@ fn rounds() -> [Round; 10] {
         confinement,
         administration::round(),
         submissions::lists(),
+        shared_status(),
     ]
+}
+
+fn shared_status() -> Round {
+    let page = SharedStatus { fd: FdSlot };
+    Round {
+        requests: vec![("SHARED_STATUS", Request::SharedStatus)],
+        execbufs: vec![],
+        lists: vec![],
+        replies: vec![("SHARED_STATUS", Reply::SharedStatus(page))],
+        refusals: vec![],
+        epitaphs: vec![],
+        hangs: vec![],
+        news: vec![],
+    }
 }
 
 /// Every request but EXECBUF; more than one of those with variants.

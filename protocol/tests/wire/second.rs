@@ -247,6 +247,7 @@ mirror! {
     struct Tiling { mode: u32, stride: u32, swizzle: u32 }
     struct Retained { retained: u32 }
     struct BufferExported { fd: FdSlot }
+    struct SharedStatus { fd: FdSlot }
     struct SyncobjOf { syncobj: SyncobjId }
     struct SyncobjWaited { first_signaled: u32 }
     struct SyncobjPoints { points: Vec<u64> }
@@ -305,6 +306,7 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::Hello(body) => agree!(Hello, body),
         Request::Ping(body) => agree!(Ping, body),
         Request::DeviceQuery | Request::GetAperture | Request::Throttle => {}
+        Request::SharedStatus => {}
         Request::Status(body) => agree!(StatusQuery, body),
         Request::Confinement => {}
         Request::Usage(body) => agree!(UsageQuery, body),
@@ -404,6 +406,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::BufferGetCaching(body) => agree!(Caching, body),
         Reply::BufferMadvise(body) => agree!(Retained, body),
         Reply::BufferExport(body) => agree!(BufferExported, body),
+        Reply::SharedStatus(body) => agree!(SharedStatus, body),
         Reply::SyncobjWait(body) => agree!(SyncobjWaited, body),
         Reply::SyncobjQuery(body) => agree!(SyncobjPoints, body),
         Reply::SyncobjExport(body) => agree!(SyncobjExported, body),

@@ -16,7 +16,7 @@ fn ask(path: &Path, request: &str) -> Option<String> {
 }
 
 /// One number of the metrics.
-pub(super) fn value(path: &Path, name: &str) -> f64 {
+pub(crate) fn value(path: &Path, name: &str) -> f64 {
     let text = eventually("metrics are served", || ask(path, "GET /metrics HTTP/1.1\r\n\r\n"));
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));

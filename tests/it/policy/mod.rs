@@ -9,5 +9,5 @@ mod administration;
 mod classes;
 mod hoarder;
 mod identity;
-mod metrics;
+pub(crate) mod metrics;
 mod reload;

@@ -3,6 +3,7 @@
 //! The programs are Debian's; `tests/run tools` installs them.
 
 mod large;
+mod polls;
 mod programs;
 mod sandbox;
 mod strange;

@@ -93,6 +93,7 @@ pub(super) fn submit(
             file.device.usage.ended(engine, &outcome);
             drop(permit);
             file.events.report(DeviceEvent::Completed { tag: context.tag, outcome });
+            file.events.signalled();
         }
     };
     file.device.poller.watch(file.number, fence.clone(), Box::new(ended))?;

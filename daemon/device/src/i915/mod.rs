@@ -341,6 +341,7 @@ impl DeviceFile for I915File {
 
     /// It is the kernel's; the client has an fd of its own.
     const EXPORTS_COST: bool = false;
+    const REPORTS_FIRST: bool = false;
 
     fn settle(&self) {
         self.0.device.poller.settle(self.0.number);

@@ -434,7 +434,7 @@ fn create_memfd() -> Result<OwnedFd, Errno> {
 }
 
 /// An errno of the kernel as a device's refusal.
-pub(super) fn refusal(errno: Errno, doing: &'static str) -> DeviceError {
+pub(crate) fn refusal(errno: Errno, doing: &'static str) -> DeviceError {
     match errno {
         Errno::NOMEM | Errno::NOSPC => DeviceError::OutOfMemory,
         Errno::MFILE | Errno::NFILE => DeviceError::OutOfFds,

@@ -66,6 +66,7 @@ use crate::{
 };
 
 pub use self::buffer::Buffer;
+pub(crate) use self::buffer::refusal;
 pub use self::context::Context;
 pub use self::fence::Fence;
 pub use self::syncobj::Syncobj;
@@ -293,6 +294,7 @@ impl DeviceFile for SoftFile {
 
     /// The other end of a socket.
     const EXPORTS_COST: bool = true;
+    const REPORTS_FIRST: bool = true;
 
     /// Requests are reported before their fences signal.
     fn settle(&self) {}

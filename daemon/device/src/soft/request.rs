@@ -299,6 +299,7 @@ impl Request {
         let event = DeviceEvent::Completed { tag: self.context.tag, outcome };
         self.context.file.events.report(event);
         self.signal.fire(errno, ready);
+        self.context.file.events.signalled();
     }
 
     /// The engine of each part.

@@ -1,5 +1,6 @@
 //! Any message about the device, buffers, fences and syncobjs.
 
+use gpu_broker_protocol::shared_status::SharedStatus;
 use gpu_broker_protocol::userptr::{UserptrCreate, UserptrInvalidate};
 
 use super::*;
@@ -33,6 +34,7 @@ pub(super) fn device_request() -> impl Strategy<Value = Request<FdSlot>> {
             .prop_map(|(flags, items)| Request::Query(Query { flags, items })),
         Just(Request::GetAperture),
         Just(Request::Throttle),
+        Just(Request::SharedStatus),
         any::<u64>().prop_map(|offset| Request::RegRead(RegRead { offset })),
     ]
 }
@@ -166,6 +168,7 @@ pub(super) fn device_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         any::<(u64, u64)>()
             .prop_map(|(size, available)| Reply::GetAperture(Aperture { size, available })),
         Just(Reply::Throttle),
+        Just(Reply::SharedStatus(SharedStatus { fd: FdSlot })),
         any::<u64>().prop_map(|value| Reply::RegRead(RegValue { value })),
     ]
 }
