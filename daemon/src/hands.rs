@@ -138,6 +138,8 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
         DeviceError::NoFence => Reason::SyncobjEmpty.into(),
         DeviceError::Lost => Reason::DeviceGone.into(),
         DeviceError::PagesGone => Reason::UserptrInvalidated.into(),
+        // Of a context, it is said of that: see `submit`.
+        DeviceError::Banned => Reason::SessionBanned.into(),
         DeviceError::InFlight => {
             Refusal::new(Reason::InFlightLimit).with_detail("too many objects in flight")
         }
@@ -288,6 +290,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
             | DeviceError::NoFence
             | DeviceError::Lost
             | DeviceError::PagesGone
+            | DeviceError::Banned
             | DeviceError::InFlight => refusal_of(&error),
         })
     }
@@ -350,7 +353,9 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
             )
             .map_err(|error| {
                 self.status.refused();
-                refusal_of(&error)
+                // The rules hear of it when the fence of what hung has been looked at.
+                let banned = error == DeviceError::Banned;
+                if banned { Reason::ContextBanned.into() } else { refusal_of(&error) }
             })?;
         let done = submitted.done.map(|done| outcome_of(&*self.hangs, self.clock.now(), done));
         if done == Some(Outcome::Guilty) {

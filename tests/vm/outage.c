@@ -1,7 +1,7 @@
 // Clients that meet a GPU or a kernel in trouble, through the broker.
 //
 //   outage works FILE     stores numbers until it is refused or FILE is gone; says how often and why; a
-//                         daemon without file descriptors is asked again
+//                         daemon without file descriptors is asked again, and one that has lost work, once
 //   outage memory BYTES   work that needs more memory than there is: ENOMEM, and then work that does not
 //   outage space          two objects at one place: ENOSPC
 //   outage ring           fills a ring, so that EXECBUF waits in the kernel, and goes on when SIGUSR1 comes
@@ -94,7 +94,7 @@ static int store(uint32_t number)
 
 static int works(const char *file)
 {
-    uint32_t count = 0, again = 0;
+    uint32_t count = 0, again = 0, lost = 0;
     int result = 0;
 
     while (access(file, F_OK) == 0) {
@@ -105,6 +105,9 @@ static int works(const char *file)
             usleep(10000);
             continue;
         }
+        // Work that is lost with the GPU; what is submitted next is refused for the reason.
+        if (result == -EIO && ++lost == 1)
+            continue;
         if (result < 0)
             break;
         if (++count == 1)

@@ -19,6 +19,8 @@ pub enum DeviceError {
     Lost,
     /// The pages of a userptr buffer were lost: pin it again (EAGAIN).
     PagesGone,
+    /// The device works, but not for this context, or this file: it hung it too often (EIO).
+    Banned,
     /// Too much in flight: wait for some of it (EAGAIN).
     InFlight,
     /// Anything else: a positive errno and what was being done.
@@ -41,6 +43,7 @@ impl std::fmt::Display for DeviceError {
             Self::NoFence => f.write_str("a syncobj holds no fence"),
             Self::Lost => f.write_str("the device is gone"),
             Self::PagesGone => f.write_str("the pages of a client's memory were lost"),
+            Self::Banned => f.write_str("banned for hangs"),
             Self::InFlight => f.write_str("too much in flight"),
             Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
         }

@@ -2,13 +2,12 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use gpu_broker_uapi::i915::*;
 use rustix::io::Errno;
 
 use super::sys::{self, CreateParam, ENGINES_MAX, EngineMap, MapExtension, WithEngines};
-use super::{FileShared, limits, os};
+use super::{FileShared, Trouble, os};
 use crate::{
     ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Health,
     Outcome,
@@ -71,23 +70,22 @@ impl Context {
         let card = file.card.as_fd();
         let failed = |errno| file.error(errno, "creating a context");
         let mut params = params(spec)?;
-        let begun = Instant::now();
+        let mut again = false;
         let (id, closed) = loop {
             match sys::context_create(card, spec.single_timeline, &mut params) {
                 Ok(id) => break (id, false),
-                // In the middle of a reset it looks wedged.
-                Err(Errno::IO)
-                    if file.device.health() == Health::Good
-                        && begun.elapsed() < limits::WEDGED_AFTER =>
-                {
-                    std::thread::sleep(limits::WEDGED_RHYTHM);
-                }
-                // A wedged device makes none. So that a session can be opened, and be told so, this
-                // is one that was closed: all work is refused with EIO.
-                Err(Errno::IO) => {
-                    file.device.set_health(Health::Wedged);
-                    break (0, true);
-                }
+                Err(Errno::IO) => match file.trouble() {
+                    // In the middle of a reset it looks wedged.
+                    Trouble::None if !again => again = true,
+                    Trouble::None => return Err(DeviceError::Banned),
+                    Trouble::Gone => return Err(DeviceError::Lost),
+                    // A wedged device makes none. So that a session can be opened, and be told so,
+                    // this is one that was closed: all work is refused with EIO.
+                    Trouble::Wedged => {
+                        file.device.set_health(Health::Wedged);
+                        break (0, true);
+                    }
+                },
                 Err(errno) => return Err(failed(errno)),
             }
         };

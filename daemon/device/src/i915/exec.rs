@@ -4,7 +4,7 @@
 //! the kernel until something else is pinned there or the buffer is closed; both are this session's
 //! own memory, and the kernel waits for whoever still uses it.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::card::errno;
 use super::context::ContextShared;
 use super::fence::Fence;
-use super::{I915File, limits, os, sys};
+use super::{I915File, Trouble, limits, os, sys};
 use crate::{
     Batch, DeviceError, DeviceEvent, EngineId, FenceState, Object, Outcome, Patch, Placement,
     Submission, Submitted, TraceEvent, TraceWhat,
@@ -44,32 +44,9 @@ pub(super) fn submit(
     let permit = file.device.fds.take()?;
     let engine = first_engine(work.placement);
     let mut fences = Fences::gather(context, work)?;
-    let mut tries = 0;
-    let done = loop {
-        let mut objects = objects(work.objects, &order, work.batches.len());
-        let mut relocations = relocations(work.objects, &order, work.patches)?;
-        let exec = sys::Exec {
-            context: context.id,
-            objects: &mut objects,
-            relocations: &mut relocations,
-            batch_start: batch_start(work, &order)?,
-            batch_bytes: batch_bytes(work, &order)?,
-            flags: engine_flags(context, work) | fences.flags,
-            in_fence: fences.start.as_ref().map(Fence::file).transpose()?,
-            syncobjs: &fences.syncobjs,
-            points: &fences.points,
-        };
-        match sys::execbuf(file.card.as_fd(), exec) {
-            // Memory of the application moved between being pinned and being used.
-            Err(Errno::AGAIN) if tries < limits::MOVED_TRIES_MAX => tries += 1,
-            done => break done,
-        }
-    };
+    let done = hand_over(context, work, &order, &fences);
     fences.release();
-    let fence = Fence::new(done.map_err(|errno| match errno {
-        Errno::AGAIN => DeviceError::PagesGone,
-        errno => file.error(errno, "EXECBUFFER2"),
-    })?);
+    let fence = Fence::new(done?);
     let used: Vec<_> = work
         .objects
         .iter()
@@ -98,6 +75,49 @@ pub(super) fn submit(
     };
     file.device.poller.watch(file.number, fence.clone(), Box::new(ended))?;
     Ok(Submitted { fence: Some(fence).filter(|_| work.want_fence), done: None })
+}
+
+/// EXECBUFFER2, again where that helps. Waits while the device is being unplugged, or reset.
+///
+/// # Errors
+/// As [`submit`].
+fn hand_over(
+    context: &ContextShared,
+    work: &Work<'_>,
+    order: &[usize],
+    fences: &Fences<'_>,
+) -> Result<OwnedFd, DeviceError> {
+    let file = &context.file;
+    let (mut tries, mut again) = (0, false);
+    loop {
+        let mut objects = objects(work.objects, order, work.batches.len());
+        let mut relocations = relocations(work.objects, order, work.patches)?;
+        let exec = sys::Exec {
+            context: context.id,
+            objects: &mut objects,
+            relocations: &mut relocations,
+            batch_start: batch_start(work, order)?,
+            batch_bytes: batch_bytes(work, order)?,
+            flags: engine_flags(context, work) | fences.flags,
+            in_fence: fences.start.as_ref().map(Fence::file).transpose()?,
+            syncobjs: &fences.syncobjs,
+            points: &fences.points,
+        };
+        match sys::execbuf(file.card.as_fd(), exec) {
+            // Memory of the application moved between being pinned and being used.
+            Err(Errno::AGAIN) if tries < limits::MOVED_TRIES_MAX => tries += 1,
+            Err(Errno::AGAIN) => break Err(DeviceError::PagesGone),
+            Err(Errno::IO) => match file.trouble() {
+                // In the middle of a reset it looks so.
+                Trouble::None if !again => again = true,
+                Trouble::None => break Err(DeviceError::Banned),
+                Trouble::Gone => break Err(DeviceError::Lost),
+                Trouble::Wedged => break Err(os(Errno::IO, "EXECBUFFER2")),
+            },
+            Err(errno) => break Err(file.error(errno, "EXECBUFFER2")),
+            Ok(fence) => break Ok(fence),
+        }
+    }
 }
 
 /// Tells whoever looks on; when it runs, the kernel does not say.

@@ -113,6 +113,14 @@ struct FileShared {
     waits: Waits,
 }
 
+/// What the matter is with a device.
+enum Trouble {
+    /// Nothing.
+    None,
+    Gone,
+    Wedged,
+}
+
 impl std::fmt::Debug for FileShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FileShared").field("number", &self.number).finish_non_exhaustive()
@@ -251,6 +259,26 @@ impl Shared {
 }
 
 impl FileShared {
+    /// What EIO means that the kernel answered to one who wanted to use the device. Waits while that is
+    /// being unplugged, or reset.
+    fn trouble(&self) -> Trouble {
+        let begun = Instant::now();
+        loop {
+            let asked =
+                self.device.files().control.as_ref().map(|card| sys::gem_throttle(card.as_fd()));
+            match asked {
+                Some(Ok(()) | Err(Errno::INTR | Errno::AGAIN)) => return Trouble::None,
+                Some(Err(Errno::IO)) => {}
+                // Who opens the node again is the probe.
+                Some(Err(_)) | None => return Trouble::Gone,
+            }
+            if self.device.health() != Health::Good || begun.elapsed() >= limits::WEDGED_AFTER {
+                return Trouble::Wedged;
+            }
+            std::thread::sleep(limits::WEDGED_RHYTHM);
+        }
+    }
+
     /// An errno of this file as a refusal. That the device is gone is said once it is known how:
     /// [`Shared::probe`] finds out.
     fn error(&self, errno: Errno, doing: &'static str) -> DeviceError {
