@@ -220,6 +220,12 @@ impl Daemon {
         self.monitor().as_mut().expect("the daemon was started with `start`").status()
     }
 
+    /// Whether its device is the software GPU.
+    #[must_use]
+    pub fn is_soft(&self) -> bool {
+        self.status().daemon.driver == "soft"
+    }
+
     /// Lowers how many fds the daemon may have, while it runs.
     ///
     /// # Panics

@@ -15,10 +15,6 @@ fn stubborn() -> Batch {
     commands
 }
 
-fn hang(broker: &Connection, context: &Context) -> Fence {
-    submit(context.execbuf().batch_at(&program(broker, &stubborn()), BATCH))
-}
-
 /// A batch whose first command does not exist: as guilty as one that hangs, and sooner.
 fn fault(broker: &Connection, context: &Context) {
     let batch = program(broker, Batch::new().raw(&[0xe000_0000, 0]).end());
@@ -105,15 +101,17 @@ fn three_hangs_ban_the_session_and_no_other() {
     on_daemon(|daemon| {
         let (broker, other) = (connect(daemon, "culprit"), connect(daemon, "other"));
         let early = broker.context().create().expect("there is room");
+        works(&broker, &early, 10);
         let engines = [RENDER, COPY, VIDEO];
         let guilty = engines.map(|engine| {
             let context = broker.context().engines(&[engine]).recoverable(false);
             context.create().expect("nothing has happened yet")
         });
-        let fences: Vec<_> = guilty.iter().map(|context| hang(&broker, context)).collect();
-        // More of each, which must not cost the engine another time limit.
-        let queued: Vec<_> = guilty.iter().map(|context| hang(&broker, context)).collect();
-        for fence in fences.iter().chain(&queued) {
+        // Two of each: the second must not cost the engine another time limit.
+        let stubborn = program(&broker, &stubborn());
+        let work = |context: &Context| submit(context.execbuf().batch_at(&stubborn, BATCH));
+        let fences: Vec<_> = guilty.iter().flat_map(|one| [work(one), work(one)]).collect();
+        for fence in &fences {
             assert_eq!(outcome(fence), LOST);
         }
         for context in &guilty {
@@ -131,6 +129,8 @@ fn three_hangs_ban_the_session_and_no_other() {
         drop((early, guilty));
         broker.context().create().expect_err("the score does not fall");
         drop(broker);
+        let log = daemon.log();
+        assert!(!log.contains("wedged"), "a ban is not the GPU's end: {log}");
         let again = connect(daemon, "culprit");
         works(&again, &again.context().create().expect("a session of its own"), 13);
     });
@@ -160,10 +160,11 @@ fn a_banned_context_can_be_cloned_and_the_clone_runs() {
         let clone = clone.create().expect("the score is below nine");
         works(&broker, &clone, 200);
         // It has the engines, the priority and the address space of its source: what the source
-        // had bound is still where it was.
+        // had bound has its place there.
         let result = page(&broker);
         let copy = program(&broker, Batch::new().copy_dword(TARGET, GATE).end());
-        let work = clone.execbuf().engine(1).object_at(&result, TARGET).write().batch(&copy);
+        let work = clone.execbuf().engine(1).object(&kept).object_at(&result, TARGET).write();
+        let work = work.batch(&copy);
         assert_eq!(outcome(&submit(work)), FenceState::Signalled);
         assert_eq!((read(&kept, 0), read(&result, 0)), (5, 5));
         assert_eq!(clone.priority().expect("it is live"), -3);

@@ -36,7 +36,9 @@ fn a_killed_client_leaves_nothing_running() {
         let more = faults(daemon).into_iter().zip(before).map(|(after, before)| after - before);
         let hung: Vec<_> = more.collect();
         let within = hung.iter().zip([0, 1, 2, 0, 0]).all(|(hung, most)| *hung <= most);
-        assert!(within && hung[2] > 0, "batches of dead clients that hung, by engine: {hung:?}");
+        // Who hangs after its session is not counted by i915: its file is closed.
+        let counted = hung[2] > 0 || !daemon.is_soft();
+        assert!(within && counted, "batches of dead clients that hung, by engine: {hung:?}");
     });
 }
 

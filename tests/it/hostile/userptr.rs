@@ -127,8 +127,9 @@ fn fds_that_cannot_be_shared() {
             rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("it exists")
         };
         let (pipe, _writer) = rustix::pipe::pipe().expect("fds are left");
-        let regular = tempfile::tempfile().expect("a temporary directory");
-        regular.set_len(PAGE).expect("room");
+        // Not a temporary one: on a tmpfs it would be memory, though without the seals.
+        let regular = std::env::current_exe().expect("procfs is there");
+        let regular = std::fs::File::open(regular).expect("it runs");
         let memory = Memory::new(1);
         let again = |flags| {
             use std::os::fd::AsRawFd as _;
@@ -358,7 +359,10 @@ fn memory_for_reading_is_not_written() {
             let Reply::ContextResetStats(stats) = rig.client.call(stats).reply() else {
                 panic!("answered as something else")
             };
-            assert_eq!((stats.batch_active, memory.get(0)), (1, 42), "guilty, and nothing written");
+            // A real GPU drops the write, and goes on.
+            let guilty = u32::from(daemon.is_soft());
+            let found = (stats.batch_active, memory.get(0));
+            assert_eq!(found, (guilty, 42), "guilty, and nothing written");
         }
     });
 }
@@ -387,7 +391,9 @@ fn op() -> impl Strategy<Value = Op> {
 #[test]
 fn no_stale_page_is_ever_used() {
     attack(Builder::new(), |daemon| {
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(24));
+        // An emulated GPU takes a second for each.
+        let cases = if daemon.is_soft() { 24 } else { 6 };
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(cases));
         let histories = proptest::collection::vec(op(), 1..24);
         let result = runner.run(&histories, |ops| {
             let mut rig = Rig::new(daemon.client("pages"));
