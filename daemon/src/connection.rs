@@ -130,6 +130,9 @@ impl<D: Device> Connection<D> {
                 }
             }
         }
+        if let State::Open(Open { waits: Some(waits), .. }) = &mut state {
+            waits.end_moves().await;
+        }
         let revoked = matches!(end, End::Asked(EpitaphCode::Revoked));
         let close = tokio::task::spawn_blocking(move || {
             if let State::Open(mut open) = state {

@@ -14,7 +14,7 @@ use gpu_broker_protocol::{BufferId, Reason, Refusal, Reply};
 use crate::hands::{DeviceHands, refusal_of};
 use crate::requests::{Answer, Open};
 use crate::server::Server;
-use crate::wait::Wait;
+use crate::wait::{Then, Wait};
 use crate::waits::{Begun, Waits, Watch};
 
 /// How long a transfer with WAIT_FOR_SUBMIT waits for a fence, as in the kernel: five seconds.
@@ -56,6 +56,22 @@ fn watch_syncobjs<F: DeviceFile>(
     session.hands().file.watch_syncobjs(wait, token).map_err(|error| refusal_of(&error))
 }
 
+/// What the device does when a buffer's users have been waited for. The buffer is looked up once: a
+/// handle that is closed meanwhile does not matter.
+fn prepare<F: DeviceFile>(
+    session: &Arc<Session<DeviceHands<F>>>,
+    (buffer, write): (BufferId, bool),
+) -> Result<Option<Then>, Refusal> {
+    if !F::PREPARES_ACCESS {
+        return Ok(None);
+    }
+    let (session, held) = (Arc::clone(session), session.hold_buffer(buffer)?);
+    Ok(Some(Box::new(move || {
+        let prepared = session.hands().file.prepare_access(held.device(), write);
+        prepared.map_err(|error| refusal_of(&error))
+    })))
+}
+
 /// What to do about a wait that was begun.
 pub(crate) fn answer(begun: Begun) -> Result<Answer, Refusal> {
     begun.map(|reply| reply.map_or(Answer::Later, Answer::Now))
@@ -82,12 +98,15 @@ impl<D: Device> Open<D> {
         seq: u32,
         request: &BufferSetDomain,
     ) -> Result<Answer, Refusal> {
-        let session = &*self.session;
+        let session = &self.session;
         let Some(write) = session.buffer_set_domain(request)? else {
             return at_once(Reply::BufferSetDomain);
         };
-        let (wait, access) = (Wait::SetDomain, (request.buffer, write));
-        answer(waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, session))
+        let access = (request.buffer, write);
+        let wait = Wait::SetDomain(prepare(session, access)?);
+        answer(
+            waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, &**session),
+        )
     }
 
     pub(crate) fn buffer_access(
@@ -96,12 +115,15 @@ impl<D: Device> Open<D> {
         seq: u32,
         request: &BufferAccess,
     ) -> Result<Answer, Refusal> {
-        let session = &*self.session;
+        let session = &self.session;
         let Some(write) = session.buffer_access(request)? else {
             return at_once(Reply::BufferAccess);
         };
-        let (wait, access) = (Wait::Access, (request.buffer, write));
-        answer(waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, session))
+        let access = (request.buffer, write);
+        let wait = Wait::Access(prepare(session, access)?);
+        answer(
+            waits(&mut self.waits, self.waits_max).begin_access(now, seq, wait, access, &**session),
+        )
     }
 
     pub(crate) fn syncobj_wait(

@@ -115,6 +115,7 @@ pub(crate) fn capabilities(description: &Description) -> Capabilities {
         has_logical_contexts: true,
         has_execlists: true,
         guc: kernel.guc,
+        low_latency: kernel.guc && param(number::HAS_CONTEXT_FREQ_HINT) != 0,
         full_ppgtt: param(number::HAS_ALIASING_PPGTT) >= 2,
         has_priority: scheduler & scheduler_bit::PRIORITY != 0,
         has_preemption: scheduler & scheduler_bit::PREEMPTION != 0,
@@ -142,6 +143,7 @@ mod number {
     pub(super) const HAS_ALIASING_PPGTT: i32 = 18;
     pub(super) const HAS_GPU_RESET: i32 = 35;
     pub(super) const HAS_SCHEDULER: i32 = 41;
+    pub(super) const HAS_CONTEXT_FREQ_HINT: i32 = 59;
 }
 
 /// Bits of HAS_SCHEDULER.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gpu_broker_core::Time;
 use gpu_broker_core::hands::{
-    BufferMemory, ClassTimes, ContextSpec, Hands, Object, Outcome, Placement, Slot, Submission,
-    Submitted, Update,
+    BufferMemory, Caching, ClassTimes, ContextSpec, Hands, Object, Outcome, Placement, Slot,
+    SlotSseu, Submission, Submitted, Update,
 };
 use gpu_broker_device as device;
 use gpu_broker_device::{DeviceError, DeviceFile};
@@ -188,7 +188,13 @@ fn update(update: Update) -> device::ContextUpdate {
         Update::Bannable(value) => device::ContextUpdate::Bannable(value),
         Update::Persistent(value) => device::ContextUpdate::Persistent(value),
         Update::ErrorCapture(value) => device::ContextUpdate::ErrorCapture(value),
+        Update::Sseu(config) => device::ContextUpdate::Sseu(sseu(&config)),
     }
+}
+
+fn sseu(config: &SlotSseu) -> device::SlotSseu {
+    let &SlotSseu { slot, slice_mask, subslice_mask, min_eus, max_eus } = config;
+    device::SlotSseu { slot, slice_mask, subslice_mask, min_eus, max_eus }
 }
 
 fn object<'a, B>(object: &Object<'a, B>) -> device::Object<'a, B> {
@@ -221,6 +227,7 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
 
     fn create_context(&self, spec: &ContextSpec<'_, F::Vm>) -> Result<F::Context, Refusal> {
         let engines: Option<Vec<_>> = spec.engines.map(|slots| slots.iter().map(slot).collect());
+        let sseu: Vec<_> = spec.sseu.iter().map(sseu).collect();
         self.file
             .create_context(device::ContextSpec {
                 tag: spec.tag,
@@ -232,6 +239,8 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
                 persistent: spec.persistent,
                 error_capture: spec.error_capture,
                 single_timeline: spec.single_timeline,
+                low_latency: spec.low_latency,
+                sseu: &sseu,
             })
             .map_err(|error| refusal_of(&error))
     }
@@ -252,8 +261,8 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
         ClassTimes(self.file.engine_times().0)
     }
 
-    fn context_times(&self, context: &F::Context) -> ClassTimes {
-        ClassTimes(self.file.context_times(context).0)
+    fn context_times(&self, context: &F::Context) -> Option<ClassTimes> {
+        self.file.context_times(context).map(|times| ClassTimes(times.0))
     }
 
     fn buffer_memory(&self, buffer: &F::Buffer) -> BufferMemory {
@@ -264,6 +273,15 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
 
     fn create_buffer(&self, size: u64) -> Result<F::Buffer, Refusal> {
         self.file.create_buffer(size).map_err(|error| refusal_of(&error))
+    }
+
+    fn set_caching(&self, buffer: &F::Buffer, caching: Caching) -> Result<(), Refusal> {
+        let caching = match caching {
+            Caching::Uncached => device::Caching::Uncached,
+            Caching::Cached => device::Caching::Cached,
+            Caching::Display => device::Caching::Display,
+        };
+        self.file.set_caching(buffer, caching).map_err(|error| refusal_of(&error))
     }
 
     fn create_userptr(

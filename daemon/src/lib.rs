@@ -158,9 +158,10 @@ fn serve<D: Device>(
     let description = device.description();
     device::warn_of_privileges(&description, &config.policy);
     // Identities are looked up, which comes in crowds; and of a device whose calls may wait a
-    // session has at most one call in the kernel, so that none waits for another's to return.
+    // session has at most two calls in the kernel, a request's and what follows a wait, so that none
+    // waits for another's to return.
     let calls = if D::MAY_BLOCK {
-        config.daemon.sessions as usize + SPARE_THREADS
+        2 * config.daemon.sessions as usize + SPARE_THREADS
     } else {
         lists::LONG_AT_ONCE
     };

@@ -14,10 +14,10 @@ pub(crate) type Then = Box<dyn FnOnce() -> Result<(), Refusal> + Send>;
 pub(crate) enum Wait {
     /// BUFFER_WAIT.
     Buffer { buffer: BufferId, timeout_ns: i64 },
-    /// BUFFER_SET_DOMAIN.
-    SetDomain,
-    /// BUFFER_ACCESS.
-    Access,
+    /// BUFFER_SET_DOMAIN, and what the device does then.
+    SetDomain(Option<Then>),
+    /// BUFFER_ACCESS, and what the device does then.
+    Access(Option<Then>),
     /// SYNCOBJ_WAIT for so many syncobjs; for all, or any.
     Syncobjs { count: usize, all: bool },
     /// SYNCOBJ_TRANSFER from a source that holds no fence yet; then the transfer.
@@ -33,8 +33,8 @@ impl Wait {
     pub(crate) const fn opcode(&self) -> Opcode {
         match self {
             Self::Buffer { .. } => Opcode::BufferWait,
-            Self::SetDomain => Opcode::BufferSetDomain,
-            Self::Access => Opcode::BufferAccess,
+            Self::SetDomain(_) => Opcode::BufferSetDomain,
+            Self::Access(_) => Opcode::BufferAccess,
             Self::Syncobjs { .. } => Opcode::SyncobjWait,
             Self::Transfer(_) => Opcode::SyncobjTransfer,
             Self::Throttle { .. } => Opcode::Throttle,
@@ -48,8 +48,8 @@ impl Wait {
             Self::Syncobjs { count, .. } => *count,
             Self::Transfer(_) => 1,
             Self::Buffer { .. }
-            | Self::SetDomain
-            | Self::Access
+            | Self::SetDomain(_)
+            | Self::Access(_)
             | Self::Throttle { .. }
             | Self::Invalidate => 0,
         }
@@ -63,6 +63,11 @@ impl Wait {
     /// The moment of a THROTTLE.
     pub(crate) const fn until(&self) -> Option<Time> {
         if let Self::Throttle { until } = self { Some(*until) } else { None }
+    }
+
+    /// What is left to do where it may wait for the kernel.
+    pub(crate) const fn take_move(&mut self) -> Option<Then> {
+        if let Self::SetDomain(then) | Self::Access(then) = self { then.take() } else { None }
     }
 
     /// The answer when it ended in time; `first` is what the watch said, such as which syncobj signalled
@@ -84,8 +89,8 @@ impl Wait {
                 };
                 Reply::BufferWait(Waited { remaining_ns })
             }
-            Self::SetDomain => Reply::BufferSetDomain,
-            Self::Access => Reply::BufferAccess,
+            Self::SetDomain(_) => Reply::BufferSetDomain,
+            Self::Access(_) => Reply::BufferAccess,
             Self::Syncobjs { all, .. } => {
                 let first_signaled = if all { u32::MAX } else { first };
                 Reply::SyncobjWait(SyncobjWaited { first_signaled })
@@ -106,7 +111,7 @@ impl Wait {
         match self {
             Self::Syncobjs { .. } | Self::Transfer(_) => Reason::SyncobjTimeout,
             Self::Invalidate => Reason::UserptrInUse,
-            Self::Buffer { .. } | Self::SetDomain | Self::Access | Self::Throttle { .. } => {
+            Self::Buffer { .. } | Self::SetDomain(_) | Self::Access(_) | Self::Throttle { .. } => {
                 Reason::WaitTimeout
             }
         }

@@ -7,7 +7,9 @@
 //! * BUFFER_WAIT has a time limit, and a watch of a buffer cannot be taken back. So a buffer is
 //!   watched once, however many waits there are for it: a client that waits for a nanosecond in a
 //!   loop, on a buffer that never becomes idle, costs no more than one that waits once.
-//! * BUFFER_SET_DOMAIN and BUFFER_ACCESS have no time limit: a watch each.
+//! * BUFFER_SET_DOMAIN and BUFFER_ACCESS have no time limit: a watch each. What is left for the device
+//!   to do then ([`gpu_broker_device::DeviceFile::prepare_access`]) may wait in the kernel: a thread of
+//!   the pool does it, one at a time for each session.
 //! * SYNCOBJ_WAIT and SYNCOBJ_TRANSFER have a watch each, too, which is taken back when their time
 //!   is over and when the client is gone.
 //! * USERPTR_INVALIDATE has a time limit and a watch each, which cannot be taken back: one whose wait is
@@ -27,6 +29,7 @@ use gpu_broker_protocol::limits::SYNCOBJS_PER_SESSION_MAX;
 use gpu_broker_protocol::message::{BufferWait, Waited};
 use gpu_broker_protocol::syncobj::SyncobjWaited;
 use gpu_broker_protocol::{BufferId, Opcode, Reason, Refusal, Reply};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Sleep;
 
 use crate::clock::Clock;
@@ -93,6 +96,10 @@ pub(crate) struct Waits {
     /// Of USERPTR_INVALIDATE, after the wait was over.
     abandoned: Vec<u64>,
     waiting: Vec<Waiting>,
+    /// Waits that have ended, with something left to do, in order.
+    moves: VecDeque<(u32, Wait)>,
+    /// The first of them, whose rest is being done.
+    moving: Option<JoinHandle<Result<(), Refusal>>>,
     finished: VecDeque<Ended>,
     last_token: u64,
     timer: Option<(u64, Pin<Box<Sleep>>)>,
@@ -205,14 +212,24 @@ impl Waits {
     ) -> Begun {
         // First, because a watch cannot be taken back when there turns out to be no room for it.
         if !device.is_busy(buffer, write)? {
-            return wait.reply(now, None, 0).map(Some);
+            return self.accessible(now, seq, wait);
         }
         self.check_limit()?;
         let token = self.next_token();
         if device.watch_access(buffer, write, token)? {
-            return wait.reply(now, None, 0).map(Some);
+            return self.accessible(now, seq, wait);
         }
         self.waiting.push(Waiting { seq, wait, needs: Needs::Watch(token), deadline: None });
+        Ok(None)
+    }
+
+    /// There is nothing to wait for.
+    fn accessible(&mut self, now: Time, seq: u32, wait: Wait) -> Begun {
+        if let Wait::SetDomain(None) | Wait::Access(None) = wait {
+            return wait.reply(now, None, 0).map(Some);
+        }
+        self.check_limit()?;
+        self.moves.push_back((seq, wait));
         Ok(None)
     }
 
@@ -382,6 +399,9 @@ impl Waits {
         device: &impl Watch,
     ) -> Poll<Ended> {
         loop {
+            if let Some(moved) = self.poll_moved(cx, clock) {
+                return Poll::Ready(moved);
+            }
             if let Some(finished) = self.finished.pop_front() {
                 return Poll::Ready(finished);
             }
@@ -408,18 +428,51 @@ impl Waits {
         }
     }
 
+    /// The next wait whose rest is done. A panic in it goes on here.
+    fn poll_moved(&mut self, cx: &mut Context<'_>, clock: Clock) -> Option<Ended> {
+        loop {
+            if let Some(moving) = &mut self.moving {
+                let Poll::Ready(joined) = Pin::new(moving).poll(cx) else { return None };
+                self.moving = None;
+                let moved = match joined.map_err(JoinError::try_into_panic) {
+                    Ok(moved) => moved,
+                    Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                    // The runtime is going, and takes this along.
+                    Err(Err(_cancelled)) => return None,
+                };
+                let (seq, wait) = self.moves.pop_front()?;
+                let opcode = wait.opcode();
+                let answer = moved.and_then(|()| wait.reply(clock.now(), None, 0));
+                return Some(Ended { seq, opcode, answer });
+            }
+            let (_, wait) = self.moves.front_mut()?;
+            let then = wait.take_move()?;
+            self.moving = Some(tokio::task::spawn_blocking(then));
+        }
+    }
+
+    /// The client is gone: when this is over, no thread does anything for its waits any more.
+    pub(crate) async fn end_moves(&mut self) {
+        if let Some(moving) = self.moving.take() {
+            // What came of it, even a panic, is nobody's to know.
+            let _ = moving.await;
+        }
+    }
+
     /// The client is gone: takes every watch back that can be.
     pub(crate) fn cancel(&mut self, device: &impl Watch) {
         for waiting in self.waiting.drain(..) {
             waiting.unwatch(device);
         }
+        self.moves.clear();
         if let Some(token) = self.throttle.take() {
             device.unwatch(token);
         }
     }
 
     fn check_limit(&self) -> Result<(), Refusal> {
-        let waits = [self.waiting.len(), self.finished.len(), self.abandoned.len()];
+        let ended = self.moves.len().saturating_add(self.finished.len());
+        let waits = [self.waiting.len(), ended, self.abandoned.len()];
         if waits.iter().sum::<usize>() >= self.limit {
             return Err(Reason::WaitLimit.into());
         }
@@ -443,8 +496,13 @@ impl Waits {
 
     /// Ends the waits that needed this.
     fn settle(&mut self, now: Time, met: Needs, first: u32) {
-        let ended = self.waiting.extract_if(.., |waiting| waiting.needs == met);
-        self.finished.extend(ended.map(|waiting| waiting.met(now, first)));
+        for waiting in self.waiting.extract_if(.., |waiting| waiting.needs == met) {
+            if let Wait::SetDomain(Some(_)) | Wait::Access(Some(_)) = waiting.wait {
+                self.moves.push_back((waiting.seq, waiting.wait));
+            } else {
+                self.finished.push_back(waiting.met(now, first));
+            }
+        }
     }
 
     /// Ends the waits whose time is over.
@@ -463,6 +521,8 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+
+    use crate::wait::Then;
 
     use super::*;
 
@@ -550,10 +610,54 @@ mod tests {
         assert_eq!(begin(&request(0)), Ok(Some(0)));
         assert_eq!(begin(&request(-7)), Ok(Some(-7)));
         let access = (BufferId(1), true);
-        let answer = waits.begin_access(Time(0), 1, Wait::SetDomain, access, &device);
+        let answer = waits.begin_access(Time(0), 1, Wait::SetDomain(None), access, &device);
         assert_eq!(begun(answer), Ok(Some(-9)));
-        let answer = waits.begin_access(Time(0), 1, Wait::Access, (BufferId(2), true), &device);
+        let answer =
+            waits.begin_access(Time(0), 1, Wait::Access(None), (BufferId(2), true), &device);
         assert_eq!(begun(answer), Err(Reason::NoSuchBuffer));
+    }
+
+    /// What is left to do is done one by one, away from the reactor, and its outcome is the answer.
+    #[tokio::test]
+    async fn what_is_left_to_do_is_done_in_order() {
+        let (mut waits, device) = (Waits::new(4), Fake::default());
+        let (done, order) = std::sync::mpsc::channel();
+        let reactor = std::thread::current().id();
+        let then = |number: u32, answer: Result<(), Refusal>| -> Option<Then> {
+            let done = done.clone();
+            Some(Box::new(move || {
+                done.send((number, std::thread::current().id() != reactor))
+                    .expect("somebody looks");
+                answer
+            }))
+        };
+        let access = (BufferId(1), true);
+        // Nobody uses it, then somebody does.
+        device.idle.set(true);
+        let lost = Err(Reason::OutOfMemory.into());
+        let first = Wait::SetDomain(then(1, lost));
+        assert_eq!(begun(waits.begin_access(Time(0), 1, first, access, &device)), Ok(None));
+        device.idle.set(false);
+        for seq in 2..=4 {
+            let wait = Wait::Access(then(seq, Ok(())));
+            assert_eq!(begun(waits.begin_access(Time(0), seq, wait, access, &device)), Ok(None));
+        }
+        let fifth = waits.begin_access(Time(0), 5, Wait::Access(None), access, &device);
+        assert_eq!(begun(fifth), Err(Reason::WaitLimit), "what is being done counts");
+        for token in [2, 1] {
+            waits.fired(Time(1), token, 0, &device);
+        }
+        let clock = Clock::start();
+        for (seq, answer) in [(1, None), (3, Some(())), (2, Some(()))] {
+            let next = std::future::poll_fn(|cx| waits.poll_finished(cx, clock, &device)).await;
+            assert_eq!((next.seq, next.answer.ok().map(drop)), (seq, answer));
+            assert_eq!(order.recv().expect("it was done"), (seq, true));
+        }
+        // The client goes: what has not begun is not done.
+        waits.fired(Time(1), 3, 0, &device);
+        waits.end_moves().await;
+        waits.cancel(&device);
+        assert!(waits.moves.is_empty() && order.try_recv().is_err());
     }
 
     #[test]
@@ -588,7 +692,7 @@ mod tests {
         assert_eq!(begun(refused), Err(Reason::WaitLimit));
         let watches = device.tokens.borrow().len();
         let access = (BufferId(1), true);
-        let refused = waits.begin_access(Time(0), 5, Wait::Access, access, &device);
+        let refused = waits.begin_access(Time(0), 5, Wait::Access(None), access, &device);
         assert_eq!(begun(refused), Err(Reason::WaitLimit));
         assert_eq!(device.tokens.borrow().len(), watches, "what is refused watches nothing");
     }

@@ -46,7 +46,8 @@ pub struct ClassUsage {
 pub struct ContextUsage {
     /// Its id.
     pub context: ContextId,
-    /// Nanoseconds, in the order of [`SessionUsage::engines`].
+    /// Nanoseconds, in the order of [`SessionUsage::engines`]; empty if the device does not tell: i915
+    /// counts for a whole session.
     pub busy_ns: Vec<u64>,
 }
 

@@ -47,6 +47,36 @@ echo "ok the C example draws, with one CONTEXT_CREATE_EXT for its context"
 as 4001 "$programs/own_memory" >"$run/output" 2>&1 || fail "own_memory.c: $(cat "$run/output")"
 echo "ok the GPU works on a client's own memory"
 
+# What the CPU does with memory reaches the driver, and it tells how long a session had the engines.
+asked() { grep -c "$1" "$run/ioctls" || true; }
+caching=$(asked I915_GEM_SET_CACHING) domain=$(asked I915_GEM_SET_DOMAIN)
+rm -f "$run/rounds"
+mkfifo "$run/rounds"
+as 4001 "$programs/access" <"$run/rounds" >"$run/access" 2>&1 &
+access=$!
+exec 9>"$run/rounds"
+rendered() {
+    as 4001 "$binaries/gpu-broker" status --fdinfo |
+        awk '$1 == "drm-client-name:" { mine = $2 == "access" } mine && $1 == "drm-engine-render:" { print $2 }'
+}
+# more_than NANOSECONDS: the session had the render engine for longer, which is left in now.
+more_than() { now=$(rendered) && [ "${now:-0}" -gt "$1" ] && echo "$now"; }
+echo go >&9
+wait_for "the first round" grep -q 'round 1' "$run/access"
+wait_for "engine time of the first round" more_than 0
+first=$(cat "$run/output")
+echo go >&9
+wait_for "the second round" grep -q 'round 2' "$run/access"
+wait_for "engine time of the second round" more_than "$first"
+as 4001 "$binaries/gpu-broker" status >"$run/output"
+grep -q 'live .*unknown' "$run/output" || fail "contexts' engine time is not unknown: $(cat "$run/output")"
+exec 9>&-
+wait $access || fail "access.c: $(cat "$run/access")"
+echo "ok the driver tells how long a session had the engines, and not which of its contexts"
+made="$(($(asked I915_GEM_SET_CACHING) - caching)) $(($(asked I915_GEM_SET_DOMAIN) - domain))"
+[ "$made" = "2 3" ] || fail "SET_CACHING and SET_DOMAIN reached the driver $made times, not 2 3"
+echo "ok caching of memory that nobody maps, and every SET_DOMAIN, reach the driver"
+
 # Who hangs the GPU is told, and others go on.
 as 4001 "$programs/hang" >"$run/output" 2>&1 || fail "hang.c: $(cat "$run/output")"
 as 4001 "$programs/fill" >"$run/output" 2>&1 || fail "fill.c after a hang: $(cat "$run/output")"

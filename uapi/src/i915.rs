@@ -455,3 +455,7 @@ pub const I915_ENGINE_CLASS_INVALID: u16 = u16::MAX;
 pub const I915_ENGINE_CLASS_INVALID_NONE: u16 = u16::MAX;
 /// Item 7 of QUERY, which older headers do not have: the version of the GuC's submission interface.
 pub const DRM_I915_QUERY_GUC_SUBMISSION_VERSION: u64 = 7;
+/// Parameter 14 of a context, which older headers do not have: it asks for high frequencies.
+pub const I915_CONTEXT_PARAM_LOW_LATENCY: u64 = 0xe;
+/// GETPARAM 59, which older headers do not have: the kernel knows LOW_LATENCY.
+pub const I915_PARAM_HAS_CONTEXT_FREQ_HINT: i32 = 59;

@@ -118,13 +118,18 @@ fn details(inspection: &AdminInspection) -> String {
             ContextState::Live { .. } => "live",
         };
         let times = inspection.times.iter().find(|times| times.context == context.context);
-        let busy = times.map_or(0, |times| times.busy_ns.iter().sum());
+        // An empty list: the device does not tell.
+        let busy = match times.map(|times| &*times.busy_ns) {
+            None => "-".to_owned(),
+            Some([]) => "unknown".to_owned(),
+            Some(times) => duration(times.iter().sum()),
+        };
         contexts.row([
             context.context.0.to_string(),
             state.to_owned(),
             context.priority.to_string(),
             if context.user_engines { "its own map" } else { "legacy" }.to_owned(),
-            duration(busy),
+            busy,
         ]);
     }
     text.push_str("\n\n");

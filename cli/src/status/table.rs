@@ -138,6 +138,7 @@ fn context_cells(session: &Session, context: &Context) -> [String; 7] {
     let had = session.engines.iter().zip(&context.busy_ns).filter(|(_, ns)| **ns > 0);
     let had: Vec<_> =
         had.map(|(engine, ns)| format!("{} {}", engine.class, duration(*ns))).collect();
+    let unknown = matches!(context.state, State::Live) && context.busy_ns.is_empty();
     let state = match context.state {
         State::Proto => "proto",
         State::Live => "live",
@@ -148,7 +149,7 @@ fn context_cells(session: &Session, context: &Context) -> [String; 7] {
         context.materialised_by.map_or("-", super::MaterialisedBy::name).to_owned(),
         context.priority.to_string(),
         if context.user_engines { "own map" } else { "legacy" }.to_owned(),
-        had.join(", "),
+        if unknown { "unknown".to_owned() } else { had.join(", ") },
         if context.banned { styled(BAD, "banned") } else { String::new() },
     ]
 }

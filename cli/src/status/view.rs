@@ -170,7 +170,8 @@ pub(crate) struct Context {
     pub(crate) priority: i32,
     pub(crate) user_engines: bool,
     pub(crate) banned: bool,
-    /// Time on each class of the session's `engines`, in their order; empty for a proto-context.
+    /// Time on each class of the session's `engines`, in their order; empty for a proto-context, and
+    /// where it is not known: i915 counts for a whole session.
     pub(crate) busy_ns: Vec<u64>,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gpu_broker_core::hands::{
-    BufferMemory, ClassTimes, ContextSpec, Outcome, Submission, Submitted, Update,
+    BufferMemory, Caching, ClassTimes, ContextSpec, Outcome, Submission, Submitted, Update,
 };
 use gpu_broker_core::{Capabilities, Hands, Privileges, Registry, Session, SessionLimits, Time};
 use gpu_broker_protocol::execbuf::{
@@ -40,14 +40,17 @@ impl Hands for Nothing {
     fn engine_times(&self) -> ClassTimes {
         ClassTimes::default()
     }
-    fn context_times(&self, (): &()) -> ClassTimes {
-        ClassTimes::default()
+    fn context_times(&self, (): &()) -> Option<ClassTimes> {
+        Some(ClassTimes::default())
     }
     fn buffer_memory(&self, _: &u64) -> BufferMemory {
         BufferMemory::default()
     }
     fn create_buffer(&self, size: u64) -> Result<u64, Refusal> {
         Ok(size)
+    }
+    fn set_caching(&self, _: &u64, _: Caching) -> Result<(), Refusal> {
+        Ok(())
     }
     fn create_userptr(&self, (): &(), _: u64, size: u64, _: bool) -> Result<u64, Refusal> {
         Ok(size)

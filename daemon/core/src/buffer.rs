@@ -1,9 +1,10 @@
 //! Buffers of one session: made, imported, closed, and what GEM lets clients ask of them (rule
 //! table §17).
 //!
-//! The software device is coherent and never takes memory back, so domains, caching, tiling and
-//! advice change nothing but what is answered later. The kernel keeps them with the memory; we keep
-//! them with the handle, so a session that imports a buffer starts with the defaults.
+//! Domains and caching are the device's business (the software GPU is coherent and has none of it).
+//! Tiling and advice change nothing but what is answered later. The kernel keeps all of them with the
+//! memory; what we answer is kept with the handle, so a session that imports a buffer starts with the
+//! defaults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use gpu_broker_protocol::object::{
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{BufferId, Reason, Refusal};
 
-use crate::hands::Hands;
+use crate::hands::{self, Hands};
 use crate::memory::{Memory, Room, Vm};
 use crate::session::Session;
 use crate::userptrs::{Gone, User};
@@ -38,6 +39,17 @@ pub(crate) struct Buffer<H: Hands> {
     /// [`Modes`] in one word: a submission reads each of its buffers from memory, so they are kept
     /// small.
     modes: AtomicU64,
+}
+
+/// A buffer whose handle may be closed meanwhile.
+pub struct HeldBuffer<H: Hands>(Arc<Buffer<H>>);
+
+impl<H: Hands> HeldBuffer<H> {
+    /// The device's buffer.
+    #[must_use]
+    pub fn device(&self) -> &H::Buffer {
+        &self.0.device
+    }
 }
 
 /// What is only remembered.
@@ -202,6 +214,14 @@ impl<H: Hands> Session<H> {
         Ok(())
     }
 
+    /// The buffer, which stays when its handle is closed.
+    ///
+    /// # Errors
+    /// ENOENT for an unknown handle.
+    pub fn hold_buffer(&self, buffer: BufferId) -> Result<HeldBuffer<H>, Refusal> {
+        self.find_buffer(buffer).map(HeldBuffer)
+    }
+
     /// Lets `f` look at the device's buffer and its size in bytes.
     ///
     /// # Errors
@@ -270,7 +290,8 @@ impl<H: Hands> Session<H> {
     ///
     /// # Errors
     /// ENODEV on discrete devices, EOPNOTSUPP from 12.70 on; EINVAL for an unknown mode; ENOENT for
-    /// an unknown handle; ENXIO for an application's memory and any mode but cached.
+    /// an unknown handle; ENXIO for an application's memory and any mode but cached; what the device
+    /// says.
     pub fn buffer_set_caching(&self, request: &BufferCaching) -> Result<(), Refusal> {
         if self.caps.discrete {
             return Err(Reason::BufferUnsupported.into());
@@ -278,10 +299,11 @@ impl<H: Hands> Session<H> {
         if (self.caps.graphics_version, self.caps.graphics_release) >= (12, 70) {
             return Err(Refusal::new(Reason::BufferUnsupported).with_errno(EOPNOTSUPP));
         }
-        let mode = match request.caching {
-            caching::CACHED => caching::CACHED,
+        let (mode, wanted) = match request.caching {
+            caching::CACHED => (caching::CACHED, hands::Caching::Cached),
+            caching::NONE => (caching::NONE, hands::Caching::Uncached),
             // Without write-through, display memory is uncached.
-            caching::NONE | caching::DISPLAY => caching::NONE,
+            caching::DISPLAY => (caching::NONE, hands::Caching::Display),
             other => {
                 return Err(Refusal::new(Reason::BufferCaching).with_detail(other.to_string()));
             }
@@ -289,6 +311,9 @@ impl<H: Hands> Session<H> {
         let buffer = self.find_buffer(request.buffer)?;
         if request.caching != caching::CACHED {
             buffer.not_user(Reason::UserptrCaching)?;
+        }
+        if buffer.user.is_none() {
+            self.hands.set_caching(&buffer.device, wanted)?;
         }
         buffer.change_modes(|modes| modes.caching = mode);
         Ok(())

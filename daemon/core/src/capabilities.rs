@@ -30,6 +30,8 @@ pub struct Capabilities {
     pub has_execlists: bool,
     /// Submission by the GuC.
     pub guc: bool,
+    /// LOW_LATENCY is accepted: the GuC submits, and the kernel knows the parameter.
+    pub low_latency: bool,
     /// Every context has an address space of its own.
     pub full_ppgtt: bool,
     /// The scheduler knows priorities.
@@ -118,6 +120,7 @@ impl Capabilities {
             has_logical_contexts: true,
             has_execlists: true,
             guc: false,
+            low_latency: false,
             full_ppgtt: true,
             has_priority: true,
             has_preemption: true,

@@ -107,7 +107,9 @@ fn same_classes<H: Hands>(a: &Proto<H>, b: &Proto<H>) -> bool {
 mod tests {
     use super::*;
     use crate::capabilities::Capabilities;
-    use crate::hands::{BufferMemory, ClassTimes, ContextSpec, Submission, Submitted, Update};
+    use crate::hands::{
+        BufferMemory, Caching, ClassTimes, ContextSpec, Submission, Submitted, Update,
+    };
     use crate::policy::Privileges;
 
     /// Never asked for anything: CLONE is all records.
@@ -136,8 +138,8 @@ mod tests {
         fn engine_times(&self) -> ClassTimes {
             ClassTimes::default()
         }
-        fn context_times(&self, (): &()) -> ClassTimes {
-            ClassTimes::default()
+        fn context_times(&self, (): &()) -> Option<ClassTimes> {
+            Some(ClassTimes::default())
         }
         fn buffer_memory(&self, (): &()) -> BufferMemory {
             BufferMemory::default()
@@ -146,6 +148,9 @@ mod tests {
             unreachable!()
         }
         fn is_pending(&self, (): &()) -> bool {
+            unreachable!()
+        }
+        fn set_caching(&self, (): &(), _: Caching) -> Result<(), Refusal> {
             unreachable!()
         }
         fn create_userptr(&self, (): &(), _: u64, _: u64, _: bool) -> Result<(), Refusal> {

@@ -52,8 +52,8 @@ pub trait Hands: Send + Sync + 'static {
     /// Engine time of the session, contexts that are gone included.
     fn engine_times(&self) -> ClassTimes;
 
-    /// Engine time of a context.
-    fn context_times(&self, context: &Self::Context) -> ClassTimes;
+    /// Engine time of a context; `None` where the device does not tell.
+    fn context_times(&self, context: &Self::Context) -> Option<ClassTimes>;
 
     /// What became of a buffer's memory.
     fn buffer_memory(&self, buffer: &Self::Buffer) -> BufferMemory;
@@ -63,6 +63,13 @@ pub trait Hands: Send + Sync + 'static {
     /// # Errors
     /// The device's refusal.
     fn create_buffer(&self, size: u64) -> Result<Self::Buffer, Refusal>;
+
+    /// Has the GPU reach the memory through the CPU's caches, or past them, as far as nobody's mapping
+    /// of it would be wrong then.
+    ///
+    /// # Errors
+    /// The device's refusal.
+    fn set_caching(&self, buffer: &Self::Buffer, caching: Caching) -> Result<(), Refusal>;
 
     /// Makes a buffer of a range of the client's memory (GEM_USERPTR). With `read_only` the GPU faults
     /// when it writes.
@@ -150,6 +157,17 @@ impl ClassTimes {
     }
 }
 
+/// How the GPU reaches memory (GEM_SET_CACHING).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caching {
+    /// Past the CPU's caches.
+    Uncached,
+    /// Through them.
+    Cached,
+    /// As a display may show it.
+    Display,
+}
+
 /// What became of a buffer's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BufferMemory {
@@ -184,6 +202,25 @@ pub struct ContextSpec<'a, Vm> {
     pub error_capture: bool,
     /// All engines share one timeline.
     pub single_timeline: bool,
+    /// It asks for high frequencies. Only where the GuC submits.
+    pub low_latency: bool,
+    /// What was set with SSEU; slots that are not here have all of the hardware.
+    pub sseu: &'a [SlotSseu],
+}
+
+/// Slices, subslices and execution units of one slot, checked (rule table §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotSseu {
+    /// Slot of the engine map, or position in the legacy map.
+    pub slot: u16,
+    /// A bit for each slice.
+    pub slice_mask: u8,
+    /// A bit for each subslice of a slice.
+    pub subslice_mask: u8,
+    /// Least execution units of a subslice.
+    pub min_eus: u8,
+    /// Most execution units of a subslice.
+    pub max_eus: u8,
 }
 
 /// One slot of an engine map, checked.
@@ -217,6 +254,8 @@ pub enum Update {
     Persistent(bool),
     /// A hang is recorded.
     ErrorCapture(bool),
+    /// One slot's slices, subslices and execution units.
+    Sseu(SlotSseu),
 }
 
 /// Checked work for a context.

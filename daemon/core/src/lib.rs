@@ -52,6 +52,7 @@ mod usage;
 mod userptr;
 mod userptrs;
 
+pub use buffer::HeldBuffer;
 pub use capabilities::{Capabilities, KernelAnswers, SseuTopology};
 pub use class::{Class, ClassLimits, Hold, InFlight, Resource};
 pub use context::id_of_tag;

@@ -255,6 +255,8 @@ impl<H: Hands> Session<H> {
             persistent: proto.flags.persistent,
             error_capture: !proto.flags.no_error_capture,
             single_timeline: proto.timeline.is_some(),
+            low_latency: proto.low_latency,
+            sseu: proto.sseu.all(),
         })?;
         let hands = Arc::clone(&self.hands);
         Ok(Live::new(Parts { tag, by, proto, vm, device, hands }))

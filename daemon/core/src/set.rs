@@ -151,7 +151,7 @@ impl Rules<'_> {
             number::SSEU => {
                 let payload = sseu::payload(self.caps, param)?;
                 let slot = sseu::proto_slot(proto.slots(), payload)?;
-                proto.sseu.set(slot, sseu::config(self.caps, payload)?);
+                proto.sseu.set(sseu::config(self.caps, slot, payload)?);
             }
             number::VM => proto.vm = Some(self.vm(param, vm)?),
             number::ENGINES => self.set_engines(proto, param)?,
@@ -164,7 +164,7 @@ impl Rules<'_> {
             // Neither size nor value is looked at: asking for it switches it on, whatever the
             // value, and nothing switches it off (rule table §0.5). A client that writes 0 to be
             // sure gets what the kernel would give it.
-            number::LOW_LATENCY if self.caps.guc => proto.low_latency = true,
+            number::LOW_LATENCY if self.caps.low_latency => proto.low_latency = true,
             number::LOW_LATENCY => return Err(Reason::LowLatencyUnsupported.into()),
             other => return Err(unknown(other)),
         }
@@ -279,8 +279,10 @@ impl Rules<'_> {
         if class != gpu_broker_protocol::param::class::RENDER {
             return Err(Reason::SseuUnsupported.into());
         }
-        let config = sseu::config(self.caps, payload)?;
-        live.sseu.lock().set(slot, config);
+        let config = sseu::config(self.caps, slot, payload)?;
+        let update = Update::Sseu(config);
+        live.on_device(|hands, context| hands.update_context(context, update))?;
+        live.sseu.lock().set(config);
         Ok(())
     }
 }

@@ -5,16 +5,7 @@ use gpu_broker_protocol::{Reason, Refusal};
 
 use crate::capabilities::{Capabilities, SseuTopology};
 use crate::engines::slot_class;
-use crate::hands::Slot;
-
-/// One engine's configuration, checked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SseuConfig {
-    pub(crate) slice_mask: u8,
-    pub(crate) subslice_mask: u8,
-    pub(crate) min_eus: u8,
-    pub(crate) max_eus: u8,
-}
+use crate::hands::{Slot, SlotSseu};
 
 /// What was set, by slot of the engine map, or by position in the legacy map; a slot that is not
 /// here has all of the hardware.
@@ -22,16 +13,20 @@ pub(crate) struct SseuConfig {
 /// The kernel gives every slot of a user map what was set for slot 0 when it materialises the
 /// context (rule table §0.10). That is a slip, not an interface: we keep each slot's own.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct SseuConfigs(Vec<(u16, SseuConfig)>);
+pub(crate) struct SseuConfigs(Vec<SlotSseu>);
 
 impl SseuConfigs {
-    pub(crate) fn get(&self, slot: u16) -> Option<SseuConfig> {
-        self.0.iter().find(|(of, _)| *of == slot).map(|(_, config)| *config)
+    pub(crate) fn get(&self, slot: u16) -> Option<SlotSseu> {
+        self.0.iter().find(|config| config.slot == slot).copied()
     }
 
-    pub(crate) fn set(&mut self, slot: u16, config: SseuConfig) {
-        self.0.retain(|(of, _)| *of != slot);
-        self.0.push((slot, config));
+    pub(crate) fn set(&mut self, config: SlotSseu) {
+        self.0.retain(|known| known.slot != config.slot);
+        self.0.push(config);
+    }
+
+    pub(crate) fn all(&self) -> &[SlotSseu] {
+        &self.0
     }
 }
 
@@ -108,16 +103,17 @@ pub(crate) fn live_slot(
     found.ok_or_else(|| Reason::SseuEngine.into())
 }
 
-/// The values, checked against the hardware.
+/// The values for a slot, checked against the hardware.
 ///
 /// # Errors
 /// EINVAL.
-pub(crate) fn config(caps: &Capabilities, sseu: &Sseu) -> Result<SseuConfig, Refusal> {
-    checked(caps.sseu, sseu).ok_or_else(|| Reason::SseuValue.into())
+pub(crate) fn config(caps: &Capabilities, slot: u16, sseu: &Sseu) -> Result<SlotSseu, Refusal> {
+    checked(caps.sseu, slot, sseu).ok_or_else(|| Reason::SseuValue.into())
 }
 
-fn checked(hardware: SseuTopology, sseu: &Sseu) -> Option<SseuConfig> {
-    let config = SseuConfig {
+fn checked(hardware: SseuTopology, slot: u16, sseu: &Sseu) -> Option<SlotSseu> {
+    let config = SlotSseu {
+        slot,
         slice_mask: u8::try_from(sseu.slice_mask).ok()?,
         subslice_mask: u8::try_from(sseu.subslice_mask).ok()?,
         min_eus: u8::try_from(sseu.min_eus_per_subslice).ok()?,
@@ -136,7 +132,7 @@ fn checked(hardware: SseuTopology, sseu: &Sseu) -> Option<SseuConfig> {
 
 /// Gen11 can run with all of it, or with one slice that has all of its subslices or exactly half.
 /// Above four, the count of subslices is even. Execution units are not configurable.
-fn gen11_can(hardware: SseuTopology, config: SseuConfig) -> bool {
+fn gen11_can(hardware: SseuTopology, config: SlotSseu) -> bool {
     let slices = config.slice_mask.count_ones();
     let subslices = config.subslice_mask.count_ones();
     let all_slices = hardware.slice_mask.count_ones();
@@ -151,29 +147,27 @@ fn gen11_can(hardware: SseuTopology, config: SseuConfig) -> bool {
     shape && countable && config.min_eus == all_eus && config.max_eus == all_eus
 }
 
-/// What GETPARAM shows: what was set, or else all of the hardware for a render engine and nothing
-/// for the others.
+/// What GETPARAM shows of a slot: what was set, or else all of the hardware for a render engine and
+/// nothing for the others.
 pub(crate) fn describe(
     caps: &Capabilities,
     class_of_slot: u16,
-    set: Option<SseuConfig>,
+    set: Option<SlotSseu>,
     selector: &Sseu,
 ) -> Sseu {
     let SseuTopology { slice_mask, subslice_mask, eus_per_subslice } = caps.sseu;
-    let all = SseuConfig {
-        slice_mask,
-        subslice_mask,
-        min_eus: eus_per_subslice,
-        max_eus: eus_per_subslice,
+    let (slices, subslices, min_eus, max_eus) = match set {
+        Some(set) => (set.slice_mask, set.subslice_mask, set.min_eus, set.max_eus),
+        None if class_of_slot == class::RENDER => {
+            (slice_mask, subslice_mask, eus_per_subslice, eus_per_subslice)
+        }
+        None => (0, 0, 0, 0),
     };
-    let none = SseuConfig { slice_mask: 0, subslice_mask: 0, min_eus: 0, max_eus: 0 };
-    let fallback = if class_of_slot == class::RENDER { all } else { none };
-    let config = set.unwrap_or(fallback);
     Sseu {
-        slice_mask: config.slice_mask.into(),
-        subslice_mask: config.subslice_mask.into(),
-        min_eus_per_subslice: config.min_eus.into(),
-        max_eus_per_subslice: config.max_eus.into(),
+        slice_mask: slices.into(),
+        subslice_mask: subslices.into(),
+        min_eus_per_subslice: min_eus.into(),
+        max_eus_per_subslice: max_eus.into(),
         ..*selector
     }
 }

@@ -40,14 +40,18 @@ impl<H: Hands> Session<H> {
             Seen::Proto(_) => None,
             Seen::Live(live) => {
                 let times = live.on_device(|hands, device| Ok(hands.context_times(device)));
-                Some((context, times.unwrap_or_default()))
+                Some((context, times.ok().flatten()))
             }
         })?;
         // The session's own after its contexts', so that these are never more.
         let times = self.hands.engine_times();
-        let of_context = |(context, times): (ContextId, ClassTimes)| ContextUsage {
+        // Nothing, not zeroes, of what the device does not tell.
+        let of_context = |(context, times): (ContextId, Option<ClassTimes>)| ContextUsage {
             context,
-            busy_ns: classes.iter().map(|(class, _)| times.of(*class)).collect(),
+            busy_ns: times
+                .iter()
+                .flat_map(|times| classes.iter().map(|(class, _)| times.of(*class)))
+                .collect(),
         };
         Some(Accounts {
             contexts: contexts.into_iter().flatten().map(of_context).collect(),

@@ -49,6 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 persistent: true,
                 error_capture: true,
                 single_timeline: false,
+                low_latency: false,
+                sseu: &[],
             })?;
             let object = Object {
                 buffer: &buffer,

@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         persistent: true,
         error_capture: true,
         single_timeline: false,
+        low_latency: false,
+        sseu: &[],
     })?;
     // To the end of the page, which is not executed.
     let store = [0x20 << 23 | 2, 0x1_0ffc, 0, 7];

@@ -12,6 +12,7 @@ mod asm;
 mod cancel;
 mod fences;
 mod order;
+mod params;
 mod rig;
 mod schedule;
 mod sharing;
@@ -26,6 +27,7 @@ pub(crate) use asm::Asm;
 pub(crate) use cancel::*;
 pub(crate) use fences::*;
 pub(crate) use order::*;
+pub(crate) use params::*;
 pub(crate) use rig::*;
 pub(crate) use schedule::*;
 pub(crate) use sharing::*;
@@ -74,6 +76,7 @@ macro_rules! with_every_case {
             work_of_two_files_is_ordered_on_a_buffer, two_files_take_turns_on_their_buffers,
             other_fds_are_no_buffers, buffers_report_when_accessible, engine_time_adds_up,
             files_share_an_engine_by_weight, files_of_one_share_have_it_together,
+            a_share_has_what_its_files_had, sseu_is_for_version_11, memory_is_coherent_however_it_is_cached,
         }
     };
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{
-    BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
+    BufferBusy, BufferMemory, Caching, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceFile, EngineUsage, EventSink, FenceState, Health, Share, Submission,
     Submitted, SyncobjWait,
 };
@@ -119,6 +119,7 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
 
     const EXPORTS_COST: bool = F::EXPORTS_COST;
     const REPORTS_FIRST: bool = F::REPORTS_FIRST;
+    const PREPARES_ACCESS: bool = F::PREPARES_ACCESS;
 
     fn settle(&self) {
         self.file.settle();
@@ -159,13 +160,23 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
         self.file.engine_times()
     }
 
-    fn context_times(&self, context: &F::Context) -> ClassTimes {
+    fn context_times(&self, context: &F::Context) -> Option<ClassTimes> {
         self.file.context_times(context)
     }
 
     fn create_buffer(&self, size: u64) -> Result<F::Buffer, DeviceError> {
         self.luck.draw(MEMORY_OR_FDS)?;
         self.file.create_buffer(size)
+    }
+
+    fn set_caching(&self, buffer: &F::Buffer, caching: Caching) -> Result<(), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.set_caching(buffer, caching)
+    }
+
+    fn prepare_access(&self, buffer: &F::Buffer, write: bool) -> Result<(), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.prepare_access(buffer, write)
     }
 
     fn share_buffer(&self, buffer: &F::Buffer) -> Result<(OwnedFd, u64), DeviceError> {

@@ -107,6 +107,9 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// hung can know of it before the report. Otherwise [`Self::settle`] is needed.
     const REPORTS_FIRST: bool;
 
+    /// [`Self::prepare_access`] has something to do.
+    const PREPARES_ACCESS: bool;
+
     /// Reports every request of this file that has completed and is not reported yet, before it
     /// returns: what the caller decides next must not overlook a hang that a client knows of.
     fn settle(&self);
@@ -120,17 +123,18 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// Takes the range out of the address space. Requests submitted before still see it.
     fn unbind(&self, vm: &Self::Vm, address: u64, size: u64);
 
-    /// Makes a context in one step, with all its parameters.
+    /// Makes a context with all its parameters, or none.
     ///
     /// # Errors
-    /// Out of memory, or the device cannot run with these parameters.
+    /// Out of memory, or the device cannot run with these parameters: ENODEV for SSEU where all slots
+    /// have all of the hardware, which is everywhere but on version 11.
     fn create_context(&self, spec: ContextSpec<'_, Self::Vm>)
     -> Result<Self::Context, DeviceError>;
 
     /// Changes a parameter of a context that exists. Takes effect for work that has not started.
     ///
     /// # Errors
-    /// The device refused.
+    /// The device refused; SSEU as in [`Self::create_context`].
     fn update_context(
         &self,
         context: &Self::Context,
@@ -148,14 +152,32 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// some milliseconds behind for what runs now.
     fn engine_times(&self) -> ClassTimes;
 
-    /// Engine time of a context, as [`Self::engine_times`].
-    fn context_times(&self, context: &Self::Context) -> ClassTimes;
+    /// Engine time of a context, as [`Self::engine_times`]; `None` where the device does not tell.
+    fn context_times(&self, context: &Self::Context) -> Option<ClassTimes>;
 
     /// Makes a zeroed buffer; `size` is a positive multiple of 4096. Memory may be allocated later.
     ///
     /// # Errors
     /// Out of memory or fds.
     fn create_buffer(&self, size: u64) -> Result<Self::Buffer, DeviceError>;
+
+    /// Has the GPU reach the memory through the CPU's caches or past them. A wish: memory that others
+    /// may map or have ([`Self::share_buffer`], [`Self::import_buffer`]) is always cached, because that
+    /// is how they map it. May wait for who uses the buffer.
+    ///
+    /// # Errors
+    /// ENODEV if the GPU cannot look into the CPU's caches; out of memory.
+    fn set_caching(&self, buffer: &Self::Buffer, caching: Caching) -> Result<(), DeviceError>;
+
+    /// Allocates what memory is missing, and makes it the CPU's: until work uses it again, the CPU
+    /// reads what the GPU has written, and with `write`, the GPU will read what the CPU writes.
+    /// Whoever must be waited for has been; who came since is waited for here.
+    ///
+    /// Only called if [`Self::PREPARES_ACCESS`].
+    ///
+    /// # Errors
+    /// Out of memory; EFAULT if pages of a userptr buffer cannot be had.
+    fn prepare_access(&self, buffer: &Self::Buffer, write: bool) -> Result<(), DeviceError>;
 
     /// An fd through which another process can map the buffer, and the offset in it.
     ///
@@ -483,6 +505,25 @@ pub struct ContextSpec<'a, Vm> {
     pub error_capture: bool,
     /// All engines share one timeline.
     pub single_timeline: bool,
+    /// It asks for high frequencies. Only where the GuC submits.
+    pub low_latency: bool,
+    /// Slots that do not have all of the hardware.
+    pub sseu: &'a [SlotSseu],
+}
+
+/// Slices, subslices and execution units that a slot of the engine map has (rule table §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotSseu {
+    /// Slot of the engine map, or position in the legacy map.
+    pub slot: u16,
+    /// A bit for each slice.
+    pub slice_mask: u8,
+    /// A bit for each subslice of a slice.
+    pub subslice_mask: u8,
+    /// Least execution units of a subslice.
+    pub min_eus: u8,
+    /// Most execution units of a subslice.
+    pub max_eus: u8,
 }
 
 /// One slot of an engine map.
@@ -516,6 +557,19 @@ pub enum ContextUpdate {
     Persistent(bool),
     /// A hang is recorded.
     ErrorCapture(bool),
+    /// What a slot has of the hardware.
+    Sseu(SlotSseu),
+}
+
+/// How the GPU reaches memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caching {
+    /// Past the CPU's caches.
+    Uncached,
+    /// Through them.
+    Cached,
+    /// As a display may show it.
+    Display,
 }
 
 /// State of a fence.

@@ -101,8 +101,8 @@ impl Share {
         Weight(self.0.weight.load(Ordering::Relaxed))
     }
 
-    /// Engine time that its files had, those that are closed included; 0 where the back end cannot
-    /// tell.
+    /// Engine time that its files had, those that are closed included; as of the last
+    /// [`crate::Device::probe`] where a kernel counts.
     #[must_use]
     pub fn engine_times(&self) -> ClassTimes {
         self.0.meter.read()

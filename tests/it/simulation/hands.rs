@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpu_broker_core::Hands;
 use gpu_broker_core::hands::{
-    BufferMemory, ClassTimes, ContextSpec, Placement, Submission, Submitted, Update,
+    BufferMemory, Caching, ClassTimes, ContextSpec, Placement, Submission, Submitted, Update,
 };
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{Reason, Refusal};
@@ -132,7 +132,7 @@ impl Hands for SimHands {
             Update::Recoverable(value) => record.recoverable = value,
             Update::Bannable(value) => record.bannable = value,
             Update::Persistent(value) => record.persistent = value,
-            Update::ErrorCapture(_) => {}
+            Update::ErrorCapture(_) | Update::Sseu(_) => {}
         }
         Ok(())
     }
@@ -160,8 +160,8 @@ impl Hands for SimHands {
         ClassTimes::default()
     }
 
-    fn context_times(&self, _context: &Context) -> ClassTimes {
-        ClassTimes::default()
+    fn context_times(&self, _context: &Context) -> Option<ClassTimes> {
+        Some(ClassTimes::default())
     }
 
     fn buffer_memory(&self, _buffer: &Memory) -> BufferMemory {
@@ -171,6 +171,10 @@ impl Hands for SimHands {
     fn create_buffer(&self, _size: u64) -> Result<Memory, Refusal> {
         let _counted = self.made(2)?;
         Ok(Arc::new(Body { users: Mutex::default(), _counted }))
+    }
+
+    fn set_caching(&self, _buffer: &Memory, _caching: Caching) -> Result<(), Refusal> {
+        self.luck()
     }
 
     fn create_userptr(

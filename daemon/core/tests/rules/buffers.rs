@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use gpu_broker_core::hands::Caching as Told;
 use gpu_broker_core::{Capabilities, Hands as _, Session, SessionLimits};
 use gpu_broker_protocol::message::{BufferCreate, BufferCreated};
 use gpu_broker_protocol::object::*;
 use gpu_broker_protocol::refusal::errno::*;
-use gpu_broker_protocol::{BufferId, SessionId};
+use gpu_broker_protocol::{BufferId, Reason, SessionId};
 
 use crate::fake::{Event, Fake};
 use crate::refused;
@@ -131,10 +132,19 @@ fn caching_tiling_advice_and_export() {
     refused!(BufferCaching, set(nobody, 3));
     refused!(NoSuchBuffer, set(nobody, 0));
     assert_eq!(get(buffer).unwrap(), caching::CACHED);
-    for (mode, read) in [(2, 0), (1, 1), (0, 0)] {
+    let modes = [(2, 0, Told::Display), (1, 1, Told::Cached), (0, 0, Told::Uncached)];
+    for (mode, read, told) in modes {
+        rig.device.take_events();
         set(buffer, mode).unwrap();
         assert_eq!(get(buffer).unwrap(), read);
+        let events = rig.device.take_events();
+        let [Event::Caching { caching, .. }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(*caching, told, "the device is told");
     }
+    let refusal = gpu_broker_protocol::Refusal::new(Reason::DeviceError).with_errno(ENODEV);
+    *rig.device.fail_caching.lock().unwrap() = Some(refusal);
+    assert_eq!(errno(&set(buffer, 1)), ENODEV);
+    assert_eq!(get(buffer).unwrap(), 0, "a refusal changed it");
     let tile = |buffer, mode, stride| {
         rig.session.buffer_set_tiling(&BufferSetTiling { buffer, mode, stride })
     };

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gpu_broker_core::Hands;
 use gpu_broker_core::hands::{
-    BufferMemory, ClassTimes, ContextSpec, Object, Outcome, Placement, Slot, Submission, Submitted,
-    Update,
+    BufferMemory, Caching, ClassTimes, ContextSpec, Object, Outcome, Placement, Slot, SlotSseu,
+    Submission, Submitted, Update,
 };
 use gpu_broker_protocol::{Reason, Refusal};
 
@@ -20,6 +20,7 @@ pub(crate) enum Event {
     Closed { tag: u64, cancel: bool },
     Cancelled { tag: u64 },
     Unbound { address: u64, size: u64 },
+    Caching { buffer: u64, caching: Caching },
 }
 
 /// A submission as the device saw it.
@@ -53,6 +54,8 @@ pub(crate) struct Made {
     pub(crate) persistent: bool,
     pub(crate) error_capture: bool,
     pub(crate) single_timeline: bool,
+    pub(crate) low_latency: bool,
+    pub(crate) sseu: Vec<SlotSseu>,
     pub(crate) vm: u64,
 }
 
@@ -74,6 +77,10 @@ pub(crate) struct Device {
     pub(crate) fail_context: Mutex<Option<Refusal>>,
     pub(crate) fail_submit: Mutex<Option<Refusal>>,
     pub(crate) fail_vm: Mutex<Option<Refusal>>,
+    pub(crate) fail_update: Mutex<Option<Refusal>>,
+    pub(crate) fail_caching: Mutex<Option<Refusal>>,
+    /// It does not tell the engine time of contexts.
+    pub(crate) blind: AtomicBool,
     /// What a submission becomes at once; `None`: it stays in flight.
     pub(crate) done: Mutex<Option<Outcome>>,
     pub(crate) user: Mutex<UserBooks>,
@@ -287,6 +294,8 @@ impl Hands for Fake {
             persistent: spec.persistent,
             error_capture: spec.error_capture,
             single_timeline: spec.single_timeline,
+            low_latency: spec.low_latency,
+            sseu: spec.sseu.to_vec(),
             vm: spec.vm.object.serial,
         });
         let _object = Counted::new(&self.0, |device| &device.contexts);
@@ -294,6 +303,9 @@ impl Hands for Fake {
     }
 
     fn update_context(&self, context: &FakeContext, update: Update) -> Result<(), Refusal> {
+        if let Some(refusal) = self.0.fail_update.lock().unwrap().take() {
+            return Err(refusal);
+        }
         self.0.log(Event::Updated { tag: context.tag, update });
         Ok(())
     }
@@ -310,8 +322,9 @@ impl Hands for Fake {
         ClassTimes([1000, 100, 0, 7, 0])
     }
 
-    fn context_times(&self, context: &FakeContext) -> ClassTimes {
-        ClassTimes([context.tag, 10, 0, 0, 0])
+    fn context_times(&self, context: &FakeContext) -> Option<ClassTimes> {
+        let blind = self.0.blind.load(Ordering::Relaxed);
+        (!blind).then_some(ClassTimes([context.tag, 10, 0, 0, 0]))
     }
 
     fn buffer_memory(&self, buffer: &FakeBuffer) -> BufferMemory {
@@ -322,6 +335,14 @@ impl Hands for Fake {
     fn create_buffer(&self, size: u64) -> Result<FakeBuffer, Refusal> {
         assert!(size > 0 && size.is_multiple_of(4096), "a buffer of {size} bytes");
         Ok(Arc::new(Counted::new(&self.0, |device| &device.buffers)))
+    }
+
+    fn set_caching(&self, buffer: &FakeBuffer, caching: Caching) -> Result<(), Refusal> {
+        if let Some(refusal) = self.0.fail_caching.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        self.0.log(Event::Caching { buffer: buffer.serial, caching });
+        Ok(())
     }
 
     fn create_userptr(

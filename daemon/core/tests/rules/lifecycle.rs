@@ -328,4 +328,8 @@ fn accounts_say_what_a_session_used() {
     assert_eq!(contexts[1].busy_ns[1..], [10, 0, 0]);
     assert_ne!(contexts[0].busy_ns[0], contexts[1].busy_ns[0], "each has its own");
     assert_eq!(rig.session.accounts(1).contexts.len(), 1);
+    // What a device does not tell is nothing, not zero.
+    rig.device.blind.store(true, std::sync::atomic::Ordering::Relaxed);
+    let contexts = rig.session.accounts(10).contexts;
+    assert!(contexts.len() == 2 && contexts.iter().all(|context| context.busy_ns.is_empty()));
 }

@@ -10,7 +10,8 @@ use crate::refused;
 use crate::rig::*;
 use crate::table::Book;
 
-use gpu_broker_core::hands::Update;
+use gpu_broker_core::hands::{SlotSseu, Update};
+use gpu_broker_protocol::Reason;
 
 /// A context's flags before the call.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +77,7 @@ fn table(
         ),
         0xd if value == 0 => frozen("4/0xd", Ok(())),
         0xd => frozen("4/0xd", need(caps.pxp, ENODEV).and(need(!before.recoverable, EPERM))),
-        0xe => frozen("4/0xe", need(caps.guc, EINVAL)),
+        0xe => frozen("4/0xe", need(caps.low_latency, EINVAL)),
         0x1 => ("4/0x1", EINVAL),
         0x2 => ("4/0x2", EINVAL),
         0x3 => ("4/0x3", EINVAL),
@@ -90,7 +91,7 @@ fn devices() -> Vec<(&'static str, Capabilities)> {
     vec![
         ("Kaby Lake", kbl()),
         ("Gen11", Capabilities { graphics_version: 11, ..kbl() }),
-        ("GuC", Capabilities { guc: true, ..kbl() }),
+        ("GuC", Capabilities { guc: true, low_latency: true, ..kbl() }),
         ("PXP", Capabilities { pxp: true, ..kbl() }),
         ("no priorities", Capabilities { has_priority: false, ..kbl() }),
         ("no preemption", Capabilities { has_preemption: false, ..kbl() }),
@@ -421,6 +422,60 @@ fn sseu_engine_selectors_differ_between_proto_and_live() {
         let ParamValue::Sseu(read) = read.value else { panic!("{read:?}") };
         assert_eq!(read.subslice_mask, mask, "slot {slot}");
     }
+}
+
+#[test]
+fn sseu_reaches_the_device() {
+    let rig = rig_with(icl(), NOBODY);
+    let index = Sseu::ENGINE_INDEX;
+    let config = |slot, subslice_mask| SlotSseu {
+        slot,
+        slice_mask: 1,
+        subslice_mask,
+        min_eus: 8,
+        max_eus: 8,
+    };
+    let set = |context, slot, mask| {
+        let value = sseu(engine(0, slot), index, (1, mask), (8, 8));
+        rig.set(context, ContextParam::sseu(value))
+    };
+    // With the context when it is made: the last value of each slot.
+    let context = rig.create_ext(vec![set_node(map(&[RCS, RCS, BCS]))]).unwrap();
+    for (slot, mask) in [(1, 0xff), (0, 0xff), (1, 0x0f)] {
+        set(context, slot, mask).unwrap();
+    }
+    rig.materialise(context);
+    let made = rig.device.last_made();
+    assert_eq!(made.sseu, [config(0, 0xff), config(1, 0x0f)]);
+    assert!(!made.low_latency);
+    // Then one by one; what the device refuses is not remembered.
+    rig.device.take_events();
+    set(context, 0, 0x0f).unwrap();
+    let update = Update::Sseu(config(0, 0x0f));
+    assert_eq!(rig.device.take_events(), [Event::Updated { tag: made.tag, update }]);
+    let refusal = gpu_broker_protocol::Refusal::new(Reason::DeviceError).with_errno(4);
+    *rig.device.fail_update.lock().unwrap() = Some(refusal);
+    assert_eq!(set(context, 0, 0xff).unwrap_err().errno(), 4);
+    let selector = sseu(engine(0, 0), index, (0, 0), (0, 0));
+    let read = rig.get_param(context, ContextParam::sseu(selector)).unwrap();
+    let ParamValue::Sseu(read) = read.value else { panic!("{read:?}") };
+    assert_eq!(read.subslice_mask, 0x0f);
+}
+
+#[test]
+fn low_latency_reaches_the_device() {
+    let rig = rig_with(Capabilities { guc: true, low_latency: true, ..kbl() }, NOBODY);
+    let context = rig.create();
+    rig.set(context, ContextParam::scalar(number::LOW_LATENCY, 0)).unwrap();
+    rig.materialise(context);
+    assert!(rig.device.last_made().low_latency, "whatever the value is");
+    // A kernel that does not know it says so.
+    let older = rig_with(Capabilities { guc: true, ..kbl() }, NOBODY);
+    let context = older.create();
+    refused!(
+        LowLatencyUnsupported,
+        older.set(context, ContextParam::scalar(number::LOW_LATENCY, 1))
+    );
 }
 
 #[test]

@@ -229,6 +229,8 @@ impl<D: Device> Rig<D> {
             persistent: true,
             error_capture: true,
             single_timeline: false,
+            low_latency: false,
+            sseu: &[],
         }
     }
 
@@ -243,7 +245,15 @@ impl<D: Device> Rig<D> {
 
     /// Memory of some size at an address of its own.
     pub(crate) fn sized(&self, size: u64) -> Mem<D> {
-        let buffer = self.file.create_buffer(size).unwrap();
+        self.mapping_of(self.file.create_buffer(size).unwrap(), size)
+    }
+
+    /// A page that is not mapped yet.
+    pub(crate) fn mapping(&self, page: <File<D> as DeviceFile>::Buffer) -> Mem<D> {
+        self.mapping_of(page, 4096)
+    }
+
+    fn mapping_of(&self, buffer: <File<D> as DeviceFile>::Buffer, size: u64) -> Mem<D> {
         let (fd, offset) = self.file.share_buffer(&buffer).unwrap();
         assert_eq!(offset, 0, "the suite reads from the start of the fd");
         let map = Arc::new(Mapping::new(fd.as_fd(), size.try_into().unwrap()).unwrap());

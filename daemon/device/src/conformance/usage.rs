@@ -1,5 +1,7 @@
 //! Who had an engine, and for how long.
 
+use std::time::Duration;
+
 use super::asm::Asm;
 use super::rig::*;
 use crate::{CLASSES, ClassTimes, Device, DeviceFile, Placement, Share, Weight};
@@ -48,7 +50,7 @@ pub(crate) fn engine_time_adds_up<D: Device>(rig: &Rig<D>) {
     let parallel = rig.submit_all(&second, &job, &[&batches[0], &batches[1]], &[data.shared()]);
     rig.finish(&parallel);
 
-    let contexts = [rig.file.context_times(&first), rig.file.context_times(&second)];
+    let contexts = [&first, &second].map(|context| rig.file.context_times(context).unwrap());
     const RENDER: usize = 0;
     const COPY: usize = 1;
     const VIDEO: usize = 2;
@@ -65,6 +67,39 @@ pub(crate) fn engine_time_adds_up<D: Device>(rig: &Rig<D>) {
         let apart = files.abs_diff(busy);
         assert!(apart <= TOLERANCE_NS, "class {class}: files had {files}, engines {busy}");
     }
+}
+
+/// How long an engine is kept.
+const WHILE: Duration = Duration::from_millis(20);
+
+/// A file's time is its own, and its share's also when it is gone.
+pub(crate) fn a_share_has_what_its_files_had<D: Device>(rig: &Rig<D>) {
+    let share = Share::default();
+    let other = rig.another_with(share.clone());
+    let vm = other.vm();
+    let (context, _) = other.context(&vm);
+    let (data, gate) = (other.mem(), other.mem());
+    let time = |times: ClassTimes| times.0[usize::from(RCS0.class)];
+    let mut round = 0;
+    eventually("the file had the engine", || {
+        round += 1;
+        let batch = Asm::new().wait(gate.at(0), round).increment(data.at(0)).end();
+        let uses = [gate.shared(), data.shared()];
+        let work = other.submit(&context, &Job::on(RCS0), &batch, &uses);
+        // A kernel counts what it has seen running.
+        std::thread::sleep(WHILE);
+        gate.set(0, round);
+        other.finish(&work);
+        time(other.file.engine_times()) > 0
+    });
+    let had = time(other.file.engine_times());
+    rig.device.probe();
+    assert!(time(share.engine_times()) >= had, "{had} of {:?}", share.engine_times());
+    assert_eq!(rig.file.engine_times(), ClassTimes::default(), "another file's");
+    drop((context, vm, data, gate));
+    other.end();
+    rig.device.probe();
+    assert!(time(share.engine_times()) >= had, "{had} of {:?}", share.engine_times());
 }
 
 /// Engine time until shares are looked at.

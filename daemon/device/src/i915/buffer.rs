@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use drm::buffer::Handle as GemHandle;
 use drm::control::Device as _;
 use gpu_broker_uapi::drm::{DRM_CLOEXEC, DRM_RDWR};
+use gpu_broker_uapi::i915::{I915_CACHING_CACHED, I915_CACHING_DISPLAY, I915_CACHING_NONE};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::card::errno;
 use super::fence::Fence;
 use super::{FileShared, fds, os, sys};
-use crate::{BufferBusy, BufferMemory, DeviceError, DeviceEvent, FenceState};
+use crate::{BufferBusy, BufferMemory, Caching, DeviceError, DeviceEvent, FenceState};
 
 /// Memory, as one file knows it. Copies share the handle, which is closed with the last.
 #[derive(Clone, Debug)]
@@ -29,9 +30,23 @@ pub(super) struct Object {
     inode: OnceLock<u64>,
     /// It came from another file, or came back.
     imported: AtomicBool,
+    coherence: Mutex<Coherence>,
     /// For the application's own memory, of which there is no dma-buf. Unmapped after the handle is
     /// closed: other memory at the same address must not become the buffer's.
     user: Option<User>,
+}
+
+/// Whether the GPU looks into the CPU's caches for a buffer. Every mapping that clients can have is of
+/// a dma-buf, which is cached, and most write to it without a word. So from the moment there can be
+/// one, the kernel is told "cached", whatever the client wants: past the caches, a GPU that shares none
+/// with the CPU would not see the writes. Until then the memory is the GPU's alone, and the client may
+/// have it otherwise.
+#[derive(Debug, Default)]
+struct Coherence {
+    /// What the kernel does with it; `None` of what others made.
+    told: Option<Caching>,
+    /// Others may map it, or have it.
+    lent: bool,
 }
 
 /// The application's own memory, and who uses it.
@@ -67,12 +82,52 @@ impl Buffer {
         let made = sys::gem_create(file.card.as_fd(), size);
         let handle = made.map_err(|errno| file.error(errno, "creating a buffer"))?;
         let buffer = Self(Self::known(file, &mut file.handles.lock(), handle, None)?);
-        if !file.device.coherent {
-            // Clients map buffers cached. Where GPU and CPU share no cache, the GPU has to look
-            // into the CPU's; devices that cannot be told so (discrete ones) do it anyway.
-            let _ = sys::gem_set_cached(file.card.as_fd(), handle);
+        let mut coherence = buffer.0.coherence();
+        if file.device.coherent {
+            coherence.told = Some(Caching::Cached);
+        } else {
+            // Now, while nobody has to be waited for. Discrete devices cannot be told, and do so anyway.
+            let _ = buffer.0.tell(&mut coherence, Caching::Cached);
         }
+        drop(coherence);
         Ok(buffer)
+    }
+
+    /// As [`crate::DeviceFile::set_caching`].
+    pub(super) fn set_caching(&self, caching: Caching) -> Result<(), DeviceError> {
+        let mut coherence = self.0.coherence();
+        if coherence.lent && caching != Caching::Cached {
+            return Ok(());
+        }
+        self.0.tell(&mut coherence, caching).map_err(|errno| match errno {
+            // A GPU that cannot, not one that is gone.
+            Errno::NODEV => os(errno, "SET_CACHING"),
+            errno => self.0.file.error(errno, "SET_CACHING"),
+        })
+    }
+
+    /// Others will map it.
+    pub(super) fn lend(&self) -> Result<(), DeviceError> {
+        let mut coherence = self.0.coherence();
+        coherence.lent = true;
+        if coherence.told == Some(Caching::Cached) {
+            return Ok(());
+        }
+        let uncached = coherence.told.is_some();
+        match self.0.tell(&mut coherence, Caching::Cached) {
+            Err(errno) if uncached => Err(self.0.file.error(errno, "SET_CACHING")),
+            // What another program shows on a display, say, stays as it is: SET_DOMAIN brings the
+            // CPU what the GPU wrote.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// As [`crate::DeviceFile::prepare_access`]. Whatever domain the client names, its mapping is the
+    /// CPU's.
+    pub(super) fn prepare_access(&self, write: bool) -> Result<(), DeviceError> {
+        let Object { file, handle, .. } = &*self.0;
+        let moved = sys::gem_to_cpu(file.card.as_fd(), (*handle).into(), write);
+        moved.map_err(|errno| file.error(errno, "SET_DOMAIN"))
     }
 
     pub(super) fn of_user(
@@ -105,6 +160,7 @@ impl Buffer {
         let object = Self::known(file, &mut handles, handle.into(), None)?;
         drop(handles);
         object.imported.store(true, Ordering::Relaxed);
+        object.coherence().lent = true;
         if let Some(inode) = fds::inode(fd) {
             object.inode.get_or_init(|| inode);
         }
@@ -131,6 +187,7 @@ impl Buffer {
             handle: raw,
             inode: OnceLock::new(),
             imported: AtomicBool::new(false),
+            coherence: Mutex::default(),
             user,
         });
         handles.insert(handle, Arc::downgrade(&object));
@@ -251,6 +308,27 @@ pub(super) fn watch(
         over
     }));
     false
+}
+
+impl Object {
+    fn coherence(&self) -> MutexGuard<'_, Coherence> {
+        self.coherence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the kernel, if it does not know.
+    fn tell(&self, coherence: &mut Coherence, caching: Caching) -> Result<(), Errno> {
+        if coherence.told == Some(caching) {
+            return Ok(());
+        }
+        let mode = match caching {
+            Caching::Uncached => I915_CACHING_NONE,
+            Caching::Cached => I915_CACHING_CACHED,
+            Caching::Display => I915_CACHING_DISPLAY,
+        };
+        sys::gem_set_caching(self.file.card.as_fd(), self.handle.into(), mode)?;
+        coherence.told = Some(caching);
+        Ok(())
+    }
 }
 
 impl Users {

@@ -10,7 +10,7 @@ use super::sys::{self, CreateParam, ENGINES_MAX, EngineMap, MapExtension, WithEn
 use super::{FileShared, Trouble, os};
 use crate::{
     ContextSpec, ContextUpdate, DeviceError, EngineId, EngineSlot, FaultKind, FaultReport, Health,
-    Outcome,
+    Outcome, SlotSseu,
 };
 
 /// An address space. Contexts of the kernel keep it beyond this handle.
@@ -68,7 +68,12 @@ impl Context {
         spec: &ContextSpec<'_, Vm>,
     ) -> Result<Self, DeviceError> {
         let card = file.card.as_fd();
-        let failed = |errno| file.error(errno, "creating a context");
+        let failed = |errno| match errno {
+            // That is what SSEU is answered with where there is none; if the device is gone, the
+            // next look at it tells.
+            Errno::NODEV if !spec.sseu.is_empty() => os(errno, "creating a context with SSEU"),
+            errno => file.error(errno, "creating a context"),
+        };
         let mut params = params(spec)?;
         let mut again = false;
         let (id, closed) = loop {
@@ -102,6 +107,9 @@ impl Context {
         // it is found here and not by the first submission.
         if !closed {
             sys::reset_stats(card, id).map_err(failed)?;
+            for config in later_sseu(spec) {
+                sys::context_set_sseu(card, id, &raw_sseu(config, false)).map_err(failed)?;
+            }
         }
         Ok(context)
     }
@@ -136,6 +144,11 @@ impl ContextShared {
             ContextUpdate::Bannable(on) => (I915_CONTEXT_PARAM_BANNABLE, on.into()),
             ContextUpdate::Persistent(on) => (I915_CONTEXT_PARAM_PERSISTENCE, on.into()),
             ContextUpdate::ErrorCapture(on) => (I915_CONTEXT_PARAM_NO_ERROR_CAPTURE, (!on).into()),
+            ContextUpdate::Sseu(config) => {
+                let sseu = raw_sseu(&config, self.legacy);
+                let done = sys::context_set_sseu(self.file.card.as_fd(), self.id, &sseu);
+                return done.map_err(|errno| os(errno, "changing a context's SSEU"));
+            }
         };
         sys::context_setparam(self.file.card.as_fd(), self.id, param, value)
             .map_err(|errno| self.file.error(errno, "changing a context"))?;
@@ -206,7 +219,37 @@ fn params(spec: &ContextSpec<'_, Vm>) -> Result<Vec<CreateParam>, DeviceError> {
     unless(spec.bannable, I915_CONTEXT_PARAM_BANNABLE, 0);
     unless(spec.persistent, I915_CONTEXT_PARAM_PERSISTENCE, 0);
     unless(spec.error_capture, I915_CONTEXT_PARAM_NO_ERROR_CAPTURE, 1);
+    unless(!spec.low_latency, I915_CONTEXT_PARAM_LOW_LATENCY, 1);
+    if spec.engines.is_none() {
+        let nodes = spec.sseu.iter().map(|config| Box::new(raw_sseu(config, true)));
+        params.extend(nodes.map(CreateParam::Sseu));
+    }
     Ok(params)
+}
+
+/// What is set when the context is there, before anybody knows of it: with an engine map of its own the
+/// kernel would give every slot what slot 0 was given (rule table §0.10), and warn in its log of each
+/// slot whose engine has no SSEU.
+fn later_sseu<'a>(spec: &ContextSpec<'a, Vm>) -> &'a [SlotSseu] {
+    if spec.engines.is_some() { spec.sseu } else { &[] }
+}
+
+/// As the kernel reads it. The legacy map has one render engine, which is called by its class.
+fn raw_sseu(config: &SlotSseu, legacy: bool) -> drm_i915_gem_context_param_sseu {
+    let (engine_class, engine_instance, flags) = if legacy {
+        (I915_ENGINE_CLASS_RENDER, 0, 0)
+    } else {
+        (0, config.slot, I915_CONTEXT_SSEU_FLAG_ENGINE_INDEX)
+    };
+    drm_i915_gem_context_param_sseu {
+        engine: i915_engine_class_instance { engine_class, engine_instance },
+        flags: u32::try_from(flags).unwrap_or(0),
+        slice_mask: config.slice_mask.into(),
+        subslice_mask: config.subslice_mask.into(),
+        min_eus_per_subslice: config.min_eus.into(),
+        max_eus_per_subslice: config.max_eus.into(),
+        rsvd: 0,
+    }
 }
 
 const GAP: i915_engine_class_instance = i915_engine_class_instance {
@@ -288,6 +331,19 @@ mod tests {
         let head = &parallel.head;
         assert_eq!((head.engine_index, head.width, head.num_siblings), (3, 2, 1));
         assert_eq!((head.mbz16, head.flags, head.mbz64), (0, 0, [0; 3]));
+    }
+
+    #[test]
+    fn sseu_names_the_engine_as_the_map_does() {
+        let config =
+            SlotSseu { slot: 3, slice_mask: 1, subslice_mask: 0xf, min_eus: 7, max_eus: 8 };
+        let indexed = raw_sseu(&config, false);
+        assert_eq!((indexed.engine.engine_instance, indexed.flags), (3, 1));
+        assert_eq!((indexed.slice_mask, indexed.subslice_mask), (1, 0xf));
+        assert_eq!((indexed.min_eus_per_subslice, indexed.max_eus_per_subslice), (7, 8));
+        let legacy = raw_sseu(&config, true);
+        assert_eq!((legacy.engine.engine_class, legacy.engine.engine_instance), (0, 0));
+        assert_eq!((legacy.flags, legacy.rsvd), (0, 0));
     }
 
     #[test]

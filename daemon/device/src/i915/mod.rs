@@ -52,7 +52,7 @@ use self::waits::Waits;
 use crate::soft::limits::Quota;
 use crate::trace::Switch;
 use crate::{
-    BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
+    BufferBusy, BufferMemory, Caching, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceEvent, DeviceFile, EngineUsage, EventSink, FenceState, Health, Share,
     Submission, Submitted, SyncobjWait,
 };
@@ -111,6 +111,9 @@ struct FileShared {
     number: u64,
     handles: Handles,
     waits: Waits,
+    share: Share,
+    /// Engine time that its share knows of.
+    counted: Mutex<Busy>,
 }
 
 /// What the matter is with a device.
@@ -252,7 +255,7 @@ impl Shared {
         drop(files);
         self.set_health(health);
         for file in open {
-            usage::add(&mut busy, &usage::busy_of(file.card.as_fd()));
+            usage::add(&mut busy, &file.account());
         }
         self.usage.set_busy(&busy);
     }
@@ -288,6 +291,20 @@ impl FileShared {
         }
     }
 
+    /// How long the engines were busy with it, of which its share is told what is new.
+    fn account(&self) -> Busy {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *counted;
+        // While the kernel takes a closed context's part over, it has it in neither place.
+        for (known, now) in counted.iter_mut().zip(usage::busy_of(self.card.as_fd())) {
+            *known = now.max(*known);
+        }
+        for (class, (now, before)) in counted.iter().zip(before).enumerate() {
+            self.share.meter().add(class, now.saturating_sub(before));
+        }
+        *counted
+    }
+
     /// Has the poller call `then`; takes one of the fds that may be watched.
     fn watch(&self, fence: Fence, then: Then) -> Result<Ticket, DeviceError> {
         let permit = self.device.fds.take()?;
@@ -301,7 +318,7 @@ impl FileShared {
 
 impl Drop for FileShared {
     fn drop(&mut self) {
-        let busy = usage::busy_of(self.card.as_fd());
+        let busy = self.account();
         usage::add(&mut self.device.files().past, &busy);
     }
 }
@@ -336,8 +353,8 @@ impl Device for I915Device {
         self.0.tracing.set(on);
     }
 
-    /// The kernel's scheduler knows priorities, but no weights.
-    fn open(&self, events: Arc<dyn EventSink>, _share: Share) -> Result<I915File, DeviceError> {
+    /// The kernel's scheduler knows priorities, but no weights: a share is counted, not kept to.
+    fn open(&self, events: Arc<dyn EventSink>, share: Share) -> Result<I915File, DeviceError> {
         let card = self.0.open().map_err(|errno| match errno {
             Errno::NODEV | Errno::NXIO | Errno::NOENT => DeviceError::Lost,
             errno => os(errno, "opening the render node"),
@@ -349,6 +366,8 @@ impl Device for I915Device {
             number: self.0.next_file.fetch_add(1, Ordering::Relaxed),
             handles: Handles::default(),
             waits: Waits::default(),
+            share,
+            counted: Mutex::default(),
         });
         self.0.files().open.push(Arc::downgrade(&file));
         Ok(I915File(file))
@@ -370,18 +389,19 @@ impl DeviceFile for I915File {
     /// It is the kernel's; the client has an fd of its own.
     const EXPORTS_COST: bool = false;
     const REPORTS_FIRST: bool = false;
+    const PREPARES_ACCESS: bool = true;
 
     fn settle(&self) {
         self.0.device.poller.settle(self.0.number);
     }
 
     fn engine_times(&self) -> ClassTimes {
-        ClassTimes(usage::busy_of(self.0.card.as_fd()))
+        ClassTimes(self.0.account())
     }
 
-    /// The kernel tells times of files, not of contexts.
-    fn context_times(&self, _context: &Context) -> ClassTimes {
-        ClassTimes::default()
+    /// The kernel tells times of files, not of contexts; those in a context's image are the GPU's.
+    fn context_times(&self, _context: &Context) -> Option<ClassTimes> {
+        None
     }
 
     fn buffer_memory(&self, buffer: &Buffer) -> BufferMemory {
@@ -416,7 +436,16 @@ impl DeviceFile for I915File {
     }
 
     fn share_buffer(&self, buffer: &Buffer) -> Result<(OwnedFd, u64), DeviceError> {
+        buffer.lend()?;
         Ok((buffer.export()?, 0))
+    }
+
+    fn set_caching(&self, buffer: &Buffer, caching: Caching) -> Result<(), DeviceError> {
+        buffer.set_caching(caching)
+    }
+
+    fn prepare_access(&self, buffer: &Buffer, write: bool) -> Result<(), DeviceError> {
+        buffer.prepare_access(write)
     }
 
     fn buffer_busy(&self, buffer: &Buffer) -> BufferBusy {

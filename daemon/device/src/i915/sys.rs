@@ -27,6 +27,7 @@ plain!(
     drm_i915_gem_context_destroy,
     drm_i915_gem_context_param,
     drm_i915_gem_create,
+    drm_i915_gem_set_domain,
     drm_i915_gem_userptr,
     drm_i915_gem_vm_control,
     drm_i915_reg_read,
@@ -165,6 +166,8 @@ pub(super) struct EngineMap {
 pub(super) enum CreateParam {
     Scalar(u64, u64),
     Engines(EngineMap),
+    /// Boxed because the kernel follows its address.
+    Sseu(Box<drm_i915_gem_context_param_sseu>),
 }
 
 /// CONTEXT_CREATE_EXT with a SETPARAM node for each parameter, in order. Answers the context's id.
@@ -189,6 +192,10 @@ pub(super) fn context_create(
                     (node.param.size, node.param.value) = (map.1, address_of(&*map.0));
                     maps.push(map.0);
                 }
+                CreateParam::Sseu(sseu) => {
+                    node.param.param = I915_CONTEXT_PARAM_SSEU;
+                    (node.param.size, node.param.value) = (SSEU_BYTES, address_of(&**sseu));
+                }
             }
             Ok(node)
         })
@@ -202,7 +209,8 @@ pub(super) fn context_create(
     let flags = I915_CONTEXT_CREATE_FLAGS_USE_EXTENSIONS | shared;
     let mut argument = drm_i915_gem_context_create_ext { ctx_id: 0, flags, extensions: next };
     // SAFETY: `extensions` leads through the nodes, which are not moved any more, to the end; the
-    // engine node leads to a map of the size it says, and that to the extensions in `params`.
+    // engine node leads to a map of the size it says, and that to the extensions in `params`; an
+    // SSEU node leads to the structure in `params`, of the size it says, which is only read.
     let made = unsafe { update::<DRM_IOCTL_I915_GEM_CONTEXT_CREATE_EXT, _>(fd, &mut argument) };
     drop((nodes, maps));
     made.map(|()| argument.ctx_id)
@@ -237,6 +245,21 @@ pub(super) fn context_setparam(
     // The parameters with pointers are set when the context is made.
     let mut argument = drm_i915_gem_context_param { ctx_id, size: 0, param, value };
     plain::<DRM_IOCTL_I915_GEM_CONTEXT_SETPARAM, _>(fd, &mut argument)
+}
+
+const SSEU_BYTES: u32 = 32;
+const _: () = assert!(SSEU_BYTES as usize == size_of::<drm_i915_gem_context_param_sseu>());
+
+/// CONTEXT_SETPARAM of SSEU.
+pub(super) fn context_set_sseu(
+    fd: BorrowedFd<'_>,
+    ctx_id: u32,
+    sseu: &drm_i915_gem_context_param_sseu,
+) -> Result<(), Errno> {
+    let (param, value) = (I915_CONTEXT_PARAM_SSEU, address_of(sseu));
+    let mut argument = drm_i915_gem_context_param { ctx_id, size: SSEU_BYTES, param, value };
+    // SAFETY: `value` leads to a structure of the size that the argument says, which the kernel reads.
+    unsafe { update::<DRM_IOCTL_I915_GEM_CONTEXT_SETPARAM, _>(fd, &mut argument) }
 }
 
 /// CONTEXT_GETPARAM of a parameter that is a number.
@@ -279,10 +302,18 @@ pub(super) fn gem_create(fd: BorrowedFd<'_>, size: u64) -> Result<u32, Errno> {
     Ok(argument.handle)
 }
 
-/// SET_CACHING: the GPU sees what the CPU's caches hold.
-pub(super) fn gem_set_cached(fd: BorrowedFd<'_>, handle: u32) -> Result<(), Errno> {
-    let mut argument = drm_i915_gem_caching { handle, caching: I915_CACHING_CACHED };
+/// SET_CACHING: one of `I915_CACHING_*`.
+pub(super) fn gem_set_caching(fd: BorrowedFd<'_>, handle: u32, caching: u32) -> Result<(), Errno> {
+    let mut argument = drm_i915_gem_caching { handle, caching };
     plain::<DRM_IOCTL_I915_GEM_SET_CACHING, _>(fd, &mut argument)
+}
+
+/// SET_DOMAIN to the CPU's.
+pub(super) fn gem_to_cpu(fd: BorrowedFd<'_>, handle: u32, write: bool) -> Result<(), Errno> {
+    let read_domains = I915_GEM_DOMAIN_CPU;
+    let write_domain = if write { I915_GEM_DOMAIN_CPU } else { 0 };
+    let mut argument = drm_i915_gem_set_domain { handle, read_domains, write_domain };
+    plain::<DRM_IOCTL_I915_GEM_SET_DOMAIN, _>(fd, &mut argument)
 }
 
 /// GEM_BUSY.

@@ -7,13 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gpu_broker_soft_gpu::engine::Span;
 use gpu_broker_soft_gpu::scheduler::Claim;
 use gpu_broker_soft_gpu::{ENGINES, EngineSpec, Streamer};
+use rustix::io::Errno;
 
 use super::request::Request;
 use super::signal::Signal;
 use super::trace::Traced;
 use super::{FileShared, Vm};
 use crate::usage::Meter;
-use crate::{ClassTimes, ContextSpec, ContextUpdate};
+use crate::{ClassTimes, ContextSpec, ContextUpdate, DeviceError};
+
+/// SSEU: this GPU is of version 9, where every context has all of the hardware.
+pub(super) const NO_SSEU: DeviceError =
+    DeviceError::Os { errno: Errno::NODEV.raw_os_error(), doing: "changing a context's SSEU" };
 
 /// A context of a session: the handle. Requests in flight keep what they need of it.
 #[derive(Debug)]
@@ -125,7 +130,7 @@ impl ContextShared {
     }
 
     /// Persistence changes nothing here: whoever closes the context says whether to cancel.
-    pub(super) fn update(&self, update: ContextUpdate) {
+    pub(super) fn update(&self, update: ContextUpdate) -> Result<(), DeviceError> {
         match update {
             ContextUpdate::Priority(priority) => {
                 self.priority.store(priority, Ordering::Relaxed);
@@ -139,7 +144,9 @@ impl ContextShared {
                 self.error_capture.store(value, Ordering::Relaxed);
             }
             ContextUpdate::Persistent(_) => {}
+            ContextUpdate::Sseu(_) => return Err(NO_SSEU),
         }
+        Ok(())
     }
 
     /// What waits for its turn or is still to come ends without beginning.

@@ -47,7 +47,7 @@ use gpu_broker_soft_gpu::gpu::{Gpu, Threads};
 use gpu_broker_soft_gpu::{ENGINES, TIMESTAMP_HZ};
 
 use self::buffer::{Quotas, Users};
-use self::context::ContextShared;
+use self::context::{ContextShared, NO_SSEU};
 use self::fence_fd::Exports;
 use self::limits::Quota;
 use self::order::{Order, Turn};
@@ -60,7 +60,7 @@ use self::userptr::Userptr;
 use self::watch::{Report, Waits, Watch};
 use crate::usage::Meter;
 use crate::{
-    BufferBusy, BufferMemory, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
+    BufferBusy, BufferMemory, Caching, ClassTimes, ContextSpec, ContextUpdate, Description, Device,
     DeviceError, DeviceEvent, DeviceFile, EngineDescription, EngineId, EngineUsage, EventSink,
     FenceState, Health, Share, Submission, Submitted, SyncobjWait,
 };
@@ -295,6 +295,7 @@ impl DeviceFile for SoftFile {
     /// The other end of a socket.
     const EXPORTS_COST: bool = true;
     const REPORTS_FIRST: bool = true;
+    const PREPARES_ACCESS: bool = false;
 
     /// Requests are reported before their fences signal.
     fn settle(&self) {}
@@ -308,12 +309,14 @@ impl DeviceFile for SoftFile {
     }
 
     fn create_context(&self, spec: ContextSpec<'_, Vm>) -> Result<Context, DeviceError> {
+        if !spec.sseu.is_empty() {
+            return Err(NO_SSEU);
+        }
         Ok(Context(ContextShared::new(Arc::clone(&self.0), &spec)))
     }
 
     fn update_context(&self, context: &Context, update: ContextUpdate) -> Result<(), DeviceError> {
-        context.0.update(update);
-        Ok(())
+        context.0.update(update)
     }
 
     fn close_context(&self, context: Context, cancel: bool) {
@@ -330,13 +333,22 @@ impl DeviceFile for SoftFile {
         self.0.meter.read()
     }
 
-    fn context_times(&self, context: &Context) -> ClassTimes {
-        context.0.times()
+    fn context_times(&self, context: &Context) -> Option<ClassTimes> {
+        Some(context.0.times())
     }
 
     fn create_buffer(&self, size: u64) -> Result<Buffer, DeviceError> {
         let FileShared { device, order, .. } = &*self.0;
         Ok(Buffer::new(size, &device.quotas, order, &device.shared_buffers))
+    }
+
+    /// Both sides use the CPU's caches.
+    fn set_caching(&self, _buffer: &Buffer, _caching: Caching) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn prepare_access(&self, _buffer: &Buffer, _write: bool) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     fn share_buffer(&self, buffer: &Buffer) -> Result<(OwnedFd, u64), DeviceError> {
