@@ -22,8 +22,6 @@ use rustix::process::Signal;
 use vm_memory::{FileOffset, MmapRegion};
 
 const BATCH: u64 = 0x10_0000;
-const GATE: u64 = 0x20_0000;
-const OBJECTS: u64 = 0x100_0000;
 /// Begins no command.
 const NO_COMMAND: u32 = 0xe000_0000;
 const LOST: FenceState = FenceState::Failed(5);
@@ -85,6 +83,11 @@ fn program(broker: &Connection, commands: &Batch) -> Buffer {
     made
 }
 
+/// An address of its own: the kernel waits before it puts something in the place of what is in use.
+fn place(buffer: &Buffer) -> u64 {
+    BATCH + u64::from(buffer.handle().0) * 0x1_0000
+}
+
 fn busy(buffer: &Buffer) -> u32 {
     buffer.busy().expect("the daemon answers").busy
 }
@@ -105,17 +108,19 @@ impl Gated {
     /// With `dies`, it ends with what is no command.
     fn submit(context: &Context, buffers: &[&Buffer], dies: bool) -> Self {
         let broker = context.connection();
+        let gate = buffer(broker);
         let mut commands = Batch::new();
-        commands.semaphore_wait(GATE, Compare::Equal, 1);
+        commands.semaphore_wait(place(&gate), Compare::Equal, 1);
         if dies {
             commands.raw(&[NO_COMMAND]);
         }
-        let own = [buffer(broker), program(broker, commands.end())];
-        let mut work = context.execbuf().object_at(&own[0], GATE);
-        for (buffer, at) in buffers.iter().zip(0..) {
-            work = work.object_at(*buffer, OBJECTS + at * 8192).write();
+        let own = [gate, program(broker, commands.end())];
+        let mut work = context.execbuf().object_at(&own[0], place(&own[0]));
+        for buffer in buffers {
+            work = work.object_at(*buffer, place(buffer)).write();
         }
-        let done = work.batch_at(&own[1], BATCH).fence_out().submit().expect("it is legal");
+        let done =
+            work.batch_at(&own[1], place(&own[1])).fence_out().submit().expect("it is legal");
         let gate = own[0].map().expect("fds are left");
         Self { gate, fence: done.fence.expect("a fence was asked for"), own }
     }
@@ -153,15 +158,19 @@ fn what_is_polled_of_idle_buffers_and_contexts_that_never_hung_costs_no_message(
 
     let batch = program(broker, Batch::new().noop().end());
     for _ in 0..10 {
-        let work = context.execbuf().object_at(&used, OBJECTS).write();
-        work.batch_at(&batch, BATCH).submit().expect("it is legal");
+        let work = context.execbuf().object_at(&used, place(&used)).write();
+        work.batch_at(&batch, place(&batch)).submit().expect("it is legal");
         counted.becomes_silent("what was submitted is over", poll);
     }
     // One buffer is in use: it is asked for, and others are idle all the same, whenever they were used.
     let gated = Gated::submit(&other, &[&used], false);
     assert_eq!(counted.answers(|| assert_ne!(busy(&used), 0)), 1, "the daemon says by whom");
     counted.becomes_silent("others are idle", || {
-        assert_eq!((busy(&unused), busy(&batch), hangs(&context)), (0, 0, 0));
+        assert_eq!((busy(&unused), busy(&batch)), (0, 0));
+        // Of the kernel's fences a client may know before the daemon does.
+        if broker.hello().device.driver == "soft" {
+            assert_eq!(hangs(&context), 0);
+        }
     });
     assert_eq!(gated.ends(), FenceState::Signalled);
     assert_eq!(busy(&used), 0, "who has seen the fence knows that");
@@ -225,10 +234,13 @@ fn what_others_can_change_is_asked_and_errnos_are_the_daemons() {
 #[test]
 fn a_hang_is_told_to_who_has_seen_its_fence() {
     let mut daemon = Daemon::start();
-    for round in 0..20 {
+    // A real engine's reset takes a second.
+    let rounds = if daemon.status().daemon.driver == "soft" { 20 } else { 2 };
+    for round in 0..rounds {
         let counted = Counted::connect(&daemon, "hangs");
         let broker = counted.broker();
-        let slot = EngineId { class: class::RENDER + round % 2, instance: 0 };
+        let class = [class::RENDER, class::VIDEO][round % 2];
+        let slot = EngineId { class, instance: 0 };
         let contexts = [(); 4].map(|()| broker.context().engines(&[slot]).create().expect("room"));
         let bystander = broker.context().create().expect("there is room");
         let poll = || contexts.iter().for_each(|context| assert_eq!(hangs(context), 0));
@@ -237,7 +249,7 @@ fn a_hang_is_told_to_who_has_seen_its_fence() {
             // Where it is submitted, and later on the engine.
             if dead % 2 == 0 {
                 let bad = program(broker, Batch::new().raw(&[NO_COMMAND, 0]).end());
-                let done = context.execbuf().batch_at(&bad, BATCH).fence_out().submit();
+                let done = context.execbuf().batch_at(&bad, place(&bad)).fence_out().submit();
                 let fence = done.expect("it is legal").fence.expect("it was asked for");
                 assert_eq!(fence.wait(Some(PATIENCE)).expect("the daemon lives"), LOST);
             } else {
@@ -413,7 +425,8 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(daemon: &Daemon, counted: &'a Counted) -> Self {
         let broker = counted.broker();
-        let engines = [class::RENDER, class::COPY, class::VIDEO];
+        // Not the copy engine: the kernel parses its commands, and would refuse a bad one.
+        let engines = [class::RENDER, class::VIDEO, class::VIDEO_ENHANCE];
         let slots = engines.map(|class| EngineId { class, instance: 0 });
         Self {
             counted,
@@ -459,8 +472,8 @@ impl<'a> World<'a> {
                 self.gated.push(work);
             }
             (8, Some(one)) => {
-                let work = context.execbuf().object_at(&one.buffer, OBJECTS).write();
-                let done = work.batch_at(&self.quick, BATCH).fence_out().submit();
+                let work = context.execbuf().object_at(&one.buffer, place(&one.buffer)).write();
+                let done = work.batch_at(&self.quick, place(&self.quick)).fence_out().submit();
                 one.fences.push(done.expect("legal").fence.expect("it was asked for"));
             }
             (9 | 10, _) if !self.gated.is_empty() => {
