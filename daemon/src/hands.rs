@@ -140,6 +140,7 @@ pub(crate) fn refusal_of(error: &DeviceError) -> Refusal {
         DeviceError::PagesGone => Reason::UserptrInvalidated.into(),
         // Of a context, it is said of that: see `submit`.
         DeviceError::Banned => Reason::SessionBanned.into(),
+        DeviceError::ManyUsers => Reason::BufferFenceLimit.into(),
         DeviceError::InFlight => {
             Refusal::new(Reason::InFlightLimit).with_detail("too many objects in flight")
         }
@@ -309,7 +310,8 @@ impl<F: DeviceFile> Hands for DeviceHands<F> {
             | DeviceError::Lost
             | DeviceError::PagesGone
             | DeviceError::Banned
-            | DeviceError::InFlight => refusal_of(&error),
+            | DeviceError::InFlight
+            | DeviceError::ManyUsers => refusal_of(&error),
         })
     }
 

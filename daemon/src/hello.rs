@@ -63,13 +63,18 @@ pub(crate) fn open<D: Device>(
     let reply = HelloReply {
         major: version::MAJOR,
         minor,
-        features: hello.features & feature::ALL,
+        features: hello.features & features::<D>(),
         session: entry.id(),
         limits: config.session.for_hello(),
         device: device_info(&server.device.description(), &capabilities),
     };
     server.opened(entry);
     Ok((Open::new(session, capabilities, &config.session), reply))
+}
+
+/// What there is with this device.
+const fn features<D: Device>() -> u64 {
+    if D::BUFFER_FENCES { feature::ALL } else { feature::ALL & !feature::BUFFER_FENCES }
 }
 
 fn negotiate(hello: &Hello) -> Result<u16, Refusal> {

@@ -253,6 +253,8 @@ impl<D: Device> Open<D> {
             Q::BufferMadvise(b) => R::BufferMadvise(s.buffer_madvise(&b)?),
             Q::BufferExport(b) => R::BufferExport(self.buffer_export(&b)?),
             Q::BufferImport(b) => R::BufferImport(self.buffer_import(&b, fds)?),
+            Q::BufferFenceExport(b) => R::BufferFenceExport(self.buffer_fence_export(&b)?),
+            Q::BufferFenceImport(b) => self.buffer_fence_import(&b, fds)?,
             Q::UserptrCreate(b) => R::UserptrCreate(self.userptr_create(&b, fds)?),
             Q::UserptrInvalidate(b) => return Ok(self.userptr_invalidate(now, seq, &b)?),
             Q::SharedStatus => R::SharedStatus(self.shared_status()?),
@@ -263,9 +265,7 @@ impl<D: Device> Open<D> {
             Q::SyncobjReset(b) => done(s.syncobj_reset(&b), R::SyncobjReset)?,
             Q::SyncobjSignal(b) => done(s.syncobj_signal(&b), R::SyncobjSignal)?,
             Q::SyncobjWait(b) => return Ok(self.syncobj_wait(server, now, seq, &b)?),
-            Q::SyncobjTimelineSignal(b) => {
-                done(s.syncobj_timeline_signal(&b), R::SyncobjTimelineSignal)?
-            }
+            Q::SyncobjTimelineSignal(b) => self.syncobj_timeline_signal(&b)?,
             Q::SyncobjQuery(b) => R::SyncobjQuery(s.syncobj_query(&b)?),
             Q::SyncobjTransfer(b) => return Ok(self.syncobj_transfer(now, seq, &b)?),
             Q::SyncobjExport(b) => R::SyncobjExport(self.syncobj_export(&b)?),

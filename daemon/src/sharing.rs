@@ -10,9 +10,13 @@ use gpu_broker_device::{Device, DeviceFile, FenceState as DeviceFence};
 use gpu_broker_protocol::message::{
     BufferCreated, BufferMapped, BufferOf, Fence, FenceMerge, FenceState, FenceStatusQuery,
 };
-use gpu_broker_protocol::object::{BufferExport, BufferExported, BufferImport};
-use gpu_broker_protocol::syncobj::{SyncobjExport, SyncobjExported, SyncobjImport, SyncobjOf};
-use gpu_broker_protocol::{Refusal, Violation};
+use gpu_broker_protocol::object::{
+    BufferExport, BufferExported, BufferFenceExport, BufferFenceImport, BufferImport,
+};
+use gpu_broker_protocol::syncobj::{
+    SyncobjExport, SyncobjExported, SyncobjImport, SyncobjOf, SyncobjTimelineSignal,
+};
+use gpu_broker_protocol::{Refusal, Reply, Violation};
 
 use crate::hands::refusal_of;
 use crate::packet::Fds;
@@ -95,6 +99,13 @@ impl<D: Device> Open<D> {
         Ok(SyncobjOf { syncobj: session.syncobj_insert(object)? })
     }
 
+    pub(crate) fn syncobj_timeline_signal(
+        &self,
+        request: &SyncobjTimelineSignal,
+    ) -> Result<Reply<OwnedFd>, Refusal> {
+        self.session.syncobj_timeline_signal(request).map(|()| Reply::SyncobjTimelineSignal)
+    }
+
     pub(crate) fn fence_status(
         &self,
         query: &FenceStatusQuery<usize>,
@@ -124,6 +135,38 @@ impl<D: Device> Open<D> {
         let fd = file.export_fence(&merged).map_err(|error| refusal_of(&error))?;
         self.fences.record(file, merged);
         Ok(Fence { fd })
+    }
+
+    /// DMA_BUF_IOCTL_EXPORT_SYNC_FILE.
+    pub(crate) fn buffer_fence_export(
+        &mut self,
+        request: &BufferFenceExport,
+    ) -> Result<Fence<OwnedFd>, Refusal> {
+        let all = self.session.buffer_fences(request.buffer, request.flags)?;
+        let file = &self.session.hands().file;
+        let fence =
+            self.session.with_buffer(request.buffer, |buffer, _| file.buffer_fence(buffer, all))?;
+        let fence = fence.map_err(|error| refusal_of(&error))?;
+        self.fences.reserve(file, self.fences_max)?;
+        let fd = file.export_fence(&fence).map_err(|error| refusal_of(&error))?;
+        self.fences.record(file, fence);
+        Ok(Fence { fd })
+    }
+
+    /// DMA_BUF_IOCTL_IMPORT_SYNC_FILE.
+    pub(crate) fn buffer_fence_import(
+        &self,
+        request: &BufferFenceImport<usize>,
+        fds: &mut Fds,
+    ) -> Result<Reply<OwnedFd>, Fault> {
+        let all = self.session.buffer_fences(request.buffer, request.flags)?;
+        let fence = self.fence(fds, request.fd)?;
+        fds.clear();
+        let file = &self.session.hands().file;
+        let add = |buffer: &_, _| file.add_buffer_fence(buffer, all, &fence);
+        let added = self.session.with_buffer(request.buffer, add)?;
+        added.map_err(|error| refusal_of(&error))?;
+        Ok(Reply::BufferFenceImport)
     }
 
     fn fence(&self, fds: &Fds, position: usize) -> Result<<D::File as DeviceFile>::Fence, Fault> {

@@ -209,6 +209,8 @@ control_messages! {
     SharedStatus: none -> body;
     FenceStatus: body -> body;
     FenceMerge: body -> body;
+    BufferFenceExport: body -> body;
+    BufferFenceImport: body -> none;
     GetParam: body -> body;
     Query: body -> body;
     GetAperture: none -> body;
@@ -388,7 +390,7 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             ContextGetParam ContextResetStats VmCreate VmDestroy BufferCreate BufferMap
             BufferClose BufferBusy BufferWait GetParam Query RegRead BufferSetDomain BufferAccess
             BufferSetCaching BufferGetCaching BufferSetTiling BufferGetTiling BufferMadvise
-            BufferExport UserptrInvalidate SyncobjCreate SyncobjDestroy SyncobjReset
+            BufferExport BufferFenceExport UserptrInvalidate SyncobjCreate SyncobjDestroy SyncobjReset
             SyncobjSignal SyncobjWait SyncobjTimelineSignal SyncobjQuery SyncobjTransfer
             SyncobjExport HangList HangShow HangRead;
             empty
@@ -406,6 +408,9 @@ impl<Fd> MapFds<Fd> for Request<Fd> {
             },
             Self::FenceMerge(FenceMerge { first, second }) => {
                 Request::FenceMerge(FenceMerge { first: f(first)?, second: f(second)? })
+            },
+            Self::BufferFenceImport(BufferFenceImport { buffer, flags, fd }) => {
+                Request::BufferFenceImport(BufferFenceImport { buffer, flags, fd: f(fd)? })
             },
             Self::BufferImport(BufferImport { fd }) => {
                 Request::BufferImport(BufferImport { fd: f(fd)? })
@@ -434,7 +439,7 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
             SyncobjCreate SyncobjWait SyncobjQuery SyncobjImport HangList HangShow HangRead;
             empty
             AdminRevoke AdminEvents AdminListen ContextDestroy VmDestroy BufferClose Throttle
-            BufferSetDomain BufferAccess BufferSetCaching UserptrInvalidate SyncobjDestroy
+            BufferSetDomain BufferAccess BufferSetCaching BufferFenceImport UserptrInvalidate SyncobjDestroy
             SyncobjReset SyncobjSignal SyncobjTimelineSignal SyncobjTransfer;
             Self::Ping(Ping { payload, fd }) => {
                 Reply::Ping(Ping { payload, fd: fd.map(&mut f).transpose()? })
@@ -452,6 +457,9 @@ impl<Fd> MapFds<Fd> for Reply<Fd> {
                 Reply::SharedStatus(SharedStatus { fd: f(fd)? })
             },
             Self::FenceMerge(Fence { fd }) => Reply::FenceMerge(Fence { fd: f(fd)? }),
+            Self::BufferFenceExport(Fence { fd }) => {
+                Reply::BufferFenceExport(Fence { fd: f(fd)? })
+            },
             Self::BufferExport(BufferExported { fd }) => {
                 Reply::BufferExport(BufferExported { fd: f(fd)? })
             },

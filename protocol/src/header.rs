@@ -148,6 +148,10 @@ opcodes! {
     ExecbufList = 0x0410,
     /// Memory in which the daemon writes what clients poll; see [`crate::shared_status`].
     SharedStatus = 0x0420,
+    /// DMA_BUF_IOCTL_EXPORT_SYNC_FILE: who uses a buffer, as a fence fd.
+    BufferFenceExport = 0x0430,
+    /// DMA_BUF_IOCTL_IMPORT_SYNC_FILE: what uses a buffer later waits for a fence.
+    BufferFenceImport = 0x0431,
     /// State of a fence fd.
     FenceStatus = 0x0501,
     /// One fence fd that signals when two others have.

@@ -18,6 +18,7 @@ pub mod admin;
 pub mod codec;
 pub mod execbuf;
 pub mod execlist;
+pub mod fence;
 pub mod hang;
 pub mod header;
 pub mod identity;

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admin::*;
+pub use crate::fence::{Fence, FenceMerge, FenceState, FenceStatusQuery};
 use crate::hang::{HangBytes, HangDump, HangEvent, HangOf, HangPage, HangQuery, HangRead};
 use crate::identity::{IdentityQuery, SessionIdentity};
 use crate::ids::{BufferId, ContextId, SessionId, VmId};
@@ -91,6 +92,10 @@ pub enum Request<Fd> {
     FenceStatus(FenceStatusQuery<Fd>),
     /// [`FenceMerge`]
     FenceMerge(FenceMerge<Fd>),
+    /// [`BufferFenceExport`]
+    BufferFenceExport(BufferFenceExport),
+    /// [`BufferFenceImport`]
+    BufferFenceImport(BufferFenceImport<Fd>),
     /// [`GetParam`]
     GetParam(GetParam),
     /// [`Query`]
@@ -224,6 +229,10 @@ pub enum Reply<Fd> {
     FenceStatus(FenceState),
     /// To FENCE_MERGE.
     FenceMerge(Fence<Fd>),
+    /// To BUFFER_FENCE_EXPORT.
+    BufferFenceExport(Fence<Fd>),
+    /// To BUFFER_FENCE_IMPORT.
+    BufferFenceImport,
     /// To GETPARAM.
     GetParam(ParamAnswer),
     /// To QUERY.
@@ -565,36 +574,16 @@ pub struct ExecbufReply<Fd> {
     pub fence: Option<Fd>,
 }
 
-/// Asks for the state of a fence fd.
+/// A refusal on the wire. Name and sentence are sent as text, so that a client knows what a newer
+/// daemon means.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FenceStatusQuery<Fd> {
-    /// The fence.
-    pub fd: Fd,
-}
-
-/// State of a fence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum FenceState {
-    /// Not signalled.
-    Pending,
-    /// The work completed.
-    Signalled,
-    /// The work was lost; a positive errno, EIO for a hang.
-    Failed(i32),
-}
-
-/// Asks for a fence of two.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FenceMerge<Fd> {
-    /// One.
-    pub first: Fd,
-    /// The other.
-    pub second: Fd,
-}
-
-/// A fence: becomes readable when it is signalled.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Fence<Fd> {
-    /// The fence.
-    pub fd: Fd,
+pub struct RefusalBody {
+    /// Positive errno.
+    pub errno: i32,
+    /// Code of the [`crate::Reason`]; a client may not know it.
+    pub code: u16,
+    /// Name of the reason.
+    pub name: String,
+    /// What to do about it.
+    pub sentence: String,
 }

@@ -266,6 +266,36 @@ pub struct BufferExported<Fd> {
     pub fd: Fd,
 }
 
+/// Whose fences, and for whom: see [`BufferFenceExport`] and [`BufferFenceImport`].
+pub mod fence_flag {
+    /// Exports the writers' fences; imports a fence that who writes waits for.
+    pub const READ: u32 = 1;
+    /// Exports everybody's fences; imports a fence that everybody waits for.
+    pub const WRITE: u32 = 2;
+}
+
+/// DMA_BUF_IOCTL_EXPORT_SYNC_FILE: a fence that signals when work that uses the buffer now is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BufferFenceExport {
+    /// Which.
+    pub buffer: BufferId,
+    /// [`fence_flag::READ`]: work that writes it; [`fence_flag::WRITE`], or both: all work. Others, and
+    /// none, EINVAL.
+    pub flags: u32,
+}
+
+/// DMA_BUF_IOCTL_IMPORT_SYNC_FILE: work that uses the buffer from now on waits for a fence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BufferFenceImport<Fd> {
+    /// Which.
+    pub buffer: BufferId,
+    /// [`fence_flag::READ`]: work that writes it waits; [`fence_flag::WRITE`], or both: all work. Others,
+    /// and none, EINVAL.
+    pub flags: u32,
+    /// The fence.
+    pub fd: Fd,
+}
+
 /// PRIME_FD_TO_HANDLE: the same buffer gives the same handle again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BufferImport<Fd> {

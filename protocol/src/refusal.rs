@@ -4,7 +4,7 @@
 //! This table is the only place an errno comes from, so the daemon, the C library and the preload
 //! cannot disagree. Reasons that restate a rule of the kernel name the section of the rule table.
 
-use serde::{Deserialize, Serialize};
+pub use crate::message::RefusalBody;
 
 /// Linux errno values that refusals use (the numbers are part of the kernel's interface).
 pub mod errno {
@@ -316,6 +316,12 @@ reasons! {
     /// PRIME_HANDLE_TO_FD
     BufferExportFlags = 316, EINVAL, "buffer-export-flags",
         "only CLOEXEC and RDWR are flags of a buffer's export";
+    /// DMA_BUF_IOCTL_EXPORT_SYNC_FILE, DMA_BUF_IOCTL_IMPORT_SYNC_FILE
+    BufferFenceFlags = 317, EINVAL, "buffer-fence-flags",
+        "a buffer's fences are asked for with READ (1), WRITE (2) or both";
+    /// A limit of ours.
+    BufferFenceLimit = 318, ENOMEM, "buffer-fence-limit",
+        "too much that is not done uses the buffer; wait for some of it";
 
     // 340..: userptr (§14)
     /// §14: no LLC and no snooping.
@@ -584,17 +590,3 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
-
-/// A refusal on the wire. Name and sentence are sent as text, so that a client knows what a newer
-/// daemon means.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RefusalBody {
-    /// Positive errno.
-    pub errno: i32,
-    /// Code of the [`Reason`]; a client may not know it.
-    pub code: u16,
-    /// Name of the reason.
-    pub name: String,
-    /// What to do about it.
-    pub sentence: String,
-}

@@ -24,9 +24,16 @@ pub mod feature {
     pub const EXECBUF_LISTS: u64 = 1 << 4;
     /// SHARED_STATUS.
     pub const SHARED_STATUS: u64 = 1 << 5;
+    /// BUFFER_FENCE_EXPORT and BUFFER_FENCE_IMPORT.
+    pub const BUFFER_FENCES: u64 = 1 << 6;
     /// Everything this crate knows.
-    pub const ALL: u64 =
-        FENCE_FDS | CONTEXT_CLONE | HANG_EVENTS | USERPTR | EXECBUF_LISTS | SHARED_STATUS;
+    pub const ALL: u64 = FENCE_FDS
+        | CONTEXT_CLONE
+        | HANG_EVENTS
+        | USERPTR
+        | EXECBUF_LISTS
+        | SHARED_STATUS
+        | BUFFER_FENCES;
 }
 
 /// The newest minor that the client's range and ours contain, or `None`.

@@ -13,7 +13,7 @@ use gpu_broker_protocol::limits::PAGE_BYTES;
 use gpu_broker_protocol::message::{BufferCreate, BufferCreated};
 use gpu_broker_protocol::object::{
     BufferAccess, BufferCaching, BufferExport, BufferMadvise, BufferSetDomain, BufferSetTiling,
-    Caching, Retained, Tiling, advice, caching, export_flag, tiling,
+    Caching, Retained, Tiling, advice, caching, export_flag, fence_flag, tiling,
 };
 use gpu_broker_protocol::param::EngineId;
 use gpu_broker_protocol::{BufferId, Reason, Refusal};
@@ -389,6 +389,20 @@ impl<H: Hands> Session<H> {
             return Err(Reason::BufferExportFlags.into());
         }
         self.find_buffer(request.buffer)?.not_user(Reason::UserptrExport)
+    }
+
+    /// Checks BUFFER_FENCE_EXPORT and BUFFER_FENCE_IMPORT; whether they are about all that uses the
+    /// buffer, for who reads and writes.
+    ///
+    /// # Errors
+    /// EINVAL for unknown flags and for none; ENOENT for an unknown handle; EINVAL for an application's
+    /// memory, which has no fd that could be asked.
+    pub fn buffer_fences(&self, buffer: BufferId, flags: u32) -> Result<bool, Refusal> {
+        if flags == 0 || flags & !(fence_flag::READ | fence_flag::WRITE) != 0 {
+            return Err(Reason::BufferFenceFlags.into());
+        }
+        self.find_buffer(buffer)?.not_user(Reason::UserptrExport)?;
+        Ok(flags & fence_flag::WRITE != 0)
     }
 
     /// Lets `f` look at the device's buffer and its size in bytes, in order to map it.

@@ -23,6 +23,8 @@ pub enum DeviceError {
     Banned,
     /// Too much in flight: wait for some of it (EAGAIN).
     InFlight,
+    /// Too much that is not done uses the buffer (ENOMEM).
+    ManyUsers,
     /// Anything else: a positive errno and what was being done.
     Os {
         /// Positive errno.
@@ -45,6 +47,7 @@ impl std::fmt::Display for DeviceError {
             Self::PagesGone => f.write_str("the pages of a client's memory were lost"),
             Self::Banned => f.write_str("banned for hangs"),
             Self::InFlight => f.write_str("too much in flight"),
+            Self::ManyUsers => f.write_str("too much uses the buffer"),
             Self::Os { errno, doing } => write!(f, "{doing}: errno {errno}"),
         }
     }

@@ -80,6 +80,7 @@ const ANY: &[DeviceError] = &[
 impl<D: Device> Device for Faulty<D> {
     const MAY_BLOCK: bool = D::MAY_BLOCK;
     const TRACES_RUNS: bool = D::TRACES_RUNS;
+    const BUFFER_FENCES: bool = D::BUFFER_FENCES;
 
     type File = FaultyFile<D::File>;
 
@@ -234,6 +235,21 @@ impl<F: DeviceFile> DeviceFile for FaultyFile<F> {
 
     fn merge_fences(&self, first: &F::Fence, second: &F::Fence) -> F::Fence {
         self.file.merge_fences(first, second)
+    }
+
+    fn buffer_fence(&self, buffer: &F::Buffer, all: bool) -> Result<F::Fence, DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.buffer_fence(buffer, all)
+    }
+
+    fn add_buffer_fence(
+        &self,
+        buffer: &F::Buffer,
+        all: bool,
+        fence: &F::Fence,
+    ) -> Result<(), DeviceError> {
+        self.luck.draw(MEMORY)?;
+        self.file.add_buffer_fence(buffer, all, fence)
     }
 
     fn watch_buffer_access(&self, buffer: &F::Buffer, write: bool, token: u64) -> bool {

@@ -14,6 +14,7 @@ mod capture;
 pub mod conformance;
 mod description;
 mod error;
+mod event;
 pub mod faulty;
 pub mod i915;
 mod shared_page;
@@ -32,6 +33,7 @@ pub use description::{
     Description, EngineDescription, EngineUsage, Health, KernelFacts, MemoryFacts, TopologyFacts,
 };
 pub use error::DeviceError;
+pub use event::{DeviceEvent, EventSink};
 pub use shared_page::SharedPage;
 pub use trace::{TraceEvent, TraceWhat};
 pub use work::{Batch, Object, Patch, Placement, Submission, Submitted};
@@ -45,6 +47,9 @@ pub struct EngineId {
     pub instance: u16,
 }
 
+const NO_BUFFER_FENCES: DeviceError =
+    DeviceError::Os { errno: 95, doing: "using a buffer's fences, which its dma-buf has" };
+
 /// A GPU. One per daemon; shared by all sessions.
 pub trait Device: Send + Sync + 'static {
     /// Whether calls may wait in the kernel. If so, the daemon makes none on its reactor but those
@@ -54,6 +59,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// Whether [`TraceWhat::Ran`] is traced. A device whose kernel schedules does not know.
     const TRACES_RUNS: bool;
+
+    /// Whether buffers give and take fences ([`DeviceFile::buffer_fence`]). Those of a kernel are
+    /// dma-bufs, which do that themselves.
+    const BUFFER_FENCES: bool = false;
 
     /// What one session has of this device.
     type File: DeviceFile;
@@ -253,6 +262,29 @@ pub trait DeviceFile: Send + Sync + 'static {
     /// answers true, and reports nothing, if they have already.
     fn watch_buffer_access(&self, buffer: &Self::Buffer, write: bool, token: u64) -> bool;
 
+    /// A fence that signals when the last writer of the buffer, or with `all` everybody who uses it now,
+    /// has completed.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP without [`Device::BUFFER_FENCES`].
+    fn buffer_fence(&self, _: &Self::Buffer, _all: bool) -> Result<Self::Fence, DeviceError> {
+        Err(NO_BUFFER_FENCES)
+    }
+
+    /// From now on, what writes the buffer, or with `all` what uses it, waits for a fence, unless the
+    /// object is asynchronous.
+    ///
+    /// # Errors
+    /// [`DeviceError::ManyUsers`]; EOPNOTSUPP without [`Device::BUFFER_FENCES`].
+    fn add_buffer_fence(
+        &self,
+        _: &Self::Buffer,
+        _all: bool,
+        _: &Self::Fence,
+    ) -> Result<(), DeviceError> {
+        Err(NO_BUFFER_FENCES)
+    }
+
     /// The buffer behind an fd that [`Self::share_buffer`] of any file of this device gave, and its
     /// size in bytes. The buffer is the same object: work of both sessions is ordered on it.
     ///
@@ -382,60 +414,6 @@ pub struct SyncobjWait<'a, Syncobj> {
     pub for_submit: bool,
     /// For fences to be put in, not for them to signal.
     pub available: bool,
-}
-
-/// Where a device reports what happened. Called from any thread; must not block.
-pub trait EventSink: Send + Sync + 'static {
-    /// Something happened.
-    fn report(&self, event: DeviceEvent);
-
-    /// The fence of a request that was reported as completed has signalled, for all who look. Called once
-    /// for each, from any thread, without locks of the device; must not block.
-    fn signalled(&self) {}
-
-    /// What a batch does, while [`Device::set_tracing`] is on. Called from any thread with locks of
-    /// the device held; must not block or call the device.
-    fn trace(&self, event: TraceEvent) {
-        let _ = event;
-    }
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DeviceEvent {
-    /// A request completed that [`DeviceFile::submit`] had not answered as done.
-    Completed {
-        /// [`ContextSpec::tag`] of its context.
-        tag: u64,
-        /// How it ended.
-        outcome: Outcome,
-    },
-    /// A reset that somebody else caused hit an engine while a request had it. It runs again from
-    /// its beginning, and its fence will say EAGAIN (rule table §12).
-    Replayed {
-        /// [`ContextSpec::tag`] of its context.
-        tag: u64,
-    },
-    /// The wait of [`DeviceFile::watch_buffer`] or [`DeviceFile::watch_buffer_access`] is over.
-    BufferIdle {
-        /// As given there.
-        token: u64,
-    },
-    /// The wait of [`DeviceFile::watch_buffers`] is over.
-    BuffersIdle {
-        /// As given there.
-        token: u64,
-        /// One of the requests ended with an error.
-        lost: bool,
-    },
-    /// The wait of [`DeviceFile::watch_syncobjs`] is over. Also reported from inside the call, of any
-    /// file, that puts a fence in: who reports may hold locks of its own.
-    SyncobjsReady {
-        /// As given there.
-        token: u64,
-        /// Position of the first that signalled.
-        first: u32,
-    },
 }
 
 /// How a request ended.

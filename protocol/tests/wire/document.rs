@@ -135,6 +135,7 @@ fn every_flag() {
         ("USERPTR", feature::USERPTR),
         ("EXECBUF_LISTS", feature::EXECBUF_LISTS),
         ("SHARED_STATUS", feature::SHARED_STATUS),
+        ("BUFFER_FENCES", feature::BUFFER_FENCES),
         ("RUN", u64::from(gpu_broker_protocol::execlist::RUN)),
         ("RING_MASK", flag::RING_MASK),
         ("SECURE", flag::SECURE),
@@ -179,7 +180,8 @@ fn every_flag() {
         | feature::HANG_EVENTS
         | feature::USERPTR
         | feature::EXECBUF_LISTS
-        | feature::SHARED_STATUS;
+        | feature::SHARED_STATUS
+        | feature::BUFFER_FENCES;
     assert_eq!(feature::ALL, all, "a new feature bit");
 }
 

@@ -4,7 +4,7 @@ use gpu_broker_protocol::admin::AdminListen;
 use gpu_broker_protocol::codec::MapFds;
 use gpu_broker_protocol::execbuf::{ExecExtension, ExecPoint};
 use gpu_broker_protocol::message::*;
-use gpu_broker_protocol::object::{BufferExported, BufferImport};
+use gpu_broker_protocol::object::{BufferExported, BufferFenceImport, BufferImport};
 use gpu_broker_protocol::shared_status::SharedStatus;
 use gpu_broker_protocol::syncobj::{SyncobjExported, SyncobjImport};
 use gpu_broker_protocol::userptr::UserptrCreate;
@@ -109,6 +109,7 @@ fn request_fds(request: &Request<u32>) -> Vec<u32> {
     if let Request::Ping(Ping { fd: Some(fd), .. })
     | Request::FenceStatus(FenceStatusQuery { fd })
     | Request::BufferImport(BufferImport { fd })
+    | Request::BufferFenceImport(BufferFenceImport { fd, .. })
     | Request::UserptrCreate(UserptrCreate { memfd: fd, .. })
     | Request::SyncobjImport(SyncobjImport { fd, .. }) = request
     {
@@ -130,6 +131,7 @@ fn reply_fds(reply: &Reply<u32>) -> Vec<u32> {
     | Reply::Execbuf(ExecbufReply { fence: Some(fd), .. })
     | Reply::ExecbufList(ExecbufReply { fence: Some(fd), .. })
     | Reply::FenceMerge(Fence { fd })
+    | Reply::BufferFenceExport(Fence { fd })
     | Reply::SyncobjExport(SyncobjExported { fd }) = reply
     {
         vec![*fd]

@@ -43,7 +43,20 @@ struct Round {
     news: Vec<AdminEvent>,
 }
 
-fn rounds() -> [Round; 11] {
+fn accounting() -> Round {
+    Round {
+        requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
+        execbufs: vec![],
+        lists: vec![],
+        replies: vec![("USAGE", Reply::Usage(usage()))],
+        refusals: vec![],
+        epitaphs: vec![],
+        hangs: vec![],
+        news: vec![],
+    }
+}
+
+fn rounds() -> [Round; 12] {
     let refusal = Refusal::new(Reason::PriorityRange).with_detail("2000");
     let first = Round {
         requests: [
@@ -81,16 +94,6 @@ fn rounds() -> [Round; 11] {
         hangs: vec![],
         news: vec![],
     };
-    let accounting = Round {
-        requests: vec![("USAGE", Request::Usage(UsageQuery { session: SessionId(7) }))],
-        execbufs: vec![],
-        lists: vec![],
-        replies: vec![("USAGE", Reply::Usage(usage()))],
-        refusals: vec![],
-        epitaphs: vec![],
-        hangs: vec![],
-        news: vec![],
-    };
     let confinement = Round {
         requests: vec![("CONFINEMENT", Request::Confinement)],
         execbufs: vec![],
@@ -105,7 +108,7 @@ fn rounds() -> [Round; 11] {
         first,
         second,
         userptr,
-        accounting,
+        accounting(),
         policy::round(),
         policy::admin_round(),
         hangs::round(),
@@ -113,6 +116,7 @@ fn rounds() -> [Round; 11] {
         administration::round(),
         submissions::lists(),
         shared_status(),
+        objects::buffer_fences(),
     ]
 }
 

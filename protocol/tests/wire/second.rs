@@ -101,6 +101,8 @@ mirror! {
     struct BufferMadvise { buffer: BufferId, advice: u32 }
     struct BufferExport { buffer: BufferId, flags: u32 }
     struct BufferImport { fd: FdSlot }
+    struct BufferFenceExport { buffer: BufferId, flags: u32 }
+    struct BufferFenceImport { buffer: BufferId, flags: u32, fd: FdSlot }
     struct UserptrCreate { memfd: FdSlot, offset: u64, length: u64, flags: u32 }
     struct UserptrInvalidate { buffer: BufferId, offset: u64, length: u64, timeout_ns: i64 }
     struct SyncobjCreate { flags: u32 }
@@ -348,6 +350,8 @@ fn agree_on_request(request: &Request<gpu_broker_protocol::FdSlot>) {
         Request::BufferMadvise(body) => agree!(BufferMadvise, body),
         Request::BufferExport(body) => agree!(BufferExport, body),
         Request::BufferImport(body) => agree!(BufferImport, body),
+        Request::BufferFenceExport(body) => agree!(BufferFenceExport, body),
+        Request::BufferFenceImport(body) => agree!(BufferFenceImport, body),
         Request::UserptrCreate(body) => agree!(UserptrCreate, body),
         Request::UserptrInvalidate(body) => agree!(UserptrInvalidate, body),
         Request::SyncobjCreate(body) => agree!(SyncobjCreate, body),
@@ -398,7 +402,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         Reply::HangList(body) => agree!(HangPage, body),
         Reply::HangShow(body) => agree!(HangDump, &**body),
         Reply::HangRead(body) => agree!(HangBytes, body),
-        Reply::FenceMerge(body) => agree!(Fence, body),
+        Reply::FenceMerge(body) | Reply::BufferFenceExport(body) => agree!(Fence, body),
         Reply::GetParam(body) => agree!(ParamAnswer, body),
         Reply::Query(body) => agree!(QueryReply, body),
         Reply::GetAperture(body) => agree!(Aperture, body),
@@ -421,6 +425,7 @@ fn agree_on_reply(reply: &Reply<gpu_broker_protocol::FdSlot>) {
         | Reply::BufferSetDomain
         | Reply::BufferAccess
         | Reply::BufferSetCaching
+        | Reply::BufferFenceImport
         | Reply::UserptrInvalidate
         | Reply::SyncobjDestroy
         | Reply::SyncobjReset

@@ -14,8 +14,8 @@ use gpu_broker_protocol::limits::{
 };
 use gpu_broker_protocol::message::{BufferOf, BufferWait, FenceMerge, FenceStatusQuery, Ping};
 use gpu_broker_protocol::object::{
-    BufferAccess, BufferCaching, BufferExport, BufferImport, BufferMadvise, BufferSetDomain,
-    BufferSetTiling,
+    BufferAccess, BufferCaching, BufferExport, BufferFenceExport, BufferFenceImport, BufferImport,
+    BufferMadvise, BufferSetDomain, BufferSetTiling,
 };
 use gpu_broker_protocol::syncobj::{
     SyncobjArray, SyncobjCreate, SyncobjDestroy, SyncobjExport, SyncobjImport, SyncobjQuery,
@@ -121,6 +121,15 @@ fn fds_of_the_wrong_kind() {
                         .chain([("a syncobj", opaque.as_fd()), ("a buffer", memory.as_fd())])
                         .map(|(name, fd)| (name, import(object, flag::SYNC_FILE, fd))),
                 )
+                .chain(
+                    strange()
+                        .chain([("a syncobj", opaque.as_fd()), ("a buffer", memory.as_fd())])
+                        .map(|(name, fd)| {
+                            let buffer = held.batch.id;
+                            let import = BufferFenceImport { buffer, flags: 2, fd };
+                            (name, Request::BufferFenceImport(import))
+                        }),
+                )
                 .chain([
                     ("a syncobj", Request::FenceStatus(FenceStatusQuery { fd: opaque.as_fd() })),
                     (
@@ -157,6 +166,15 @@ fn fds_too_many_and_missing() {
         let cases: Vec<(Request<BorrowedFd<'_>>, usize)> = vec![
             (Request::BufferImport(BufferImport { fd: null }), 0),
             (Request::BufferImport(BufferImport { fd: null }), 2),
+            (Request::BufferFenceExport(BufferFenceExport { buffer: BufferId(1), flags: 1 }), 1),
+            (
+                Request::BufferFenceImport(BufferFenceImport {
+                    buffer: BufferId(1),
+                    flags: 1,
+                    fd: null,
+                }),
+                0,
+            ),
             (import(SyncobjId(1), 0, null), 0),
             (import(SyncobjId(1), flag::SYNC_FILE, null), 4),
             (Request::SyncobjCreate(SyncobjCreate { flags: 0 }), 1),
@@ -216,6 +234,14 @@ fn handles_of_nothing() {
                 (Request::BufferGetTiling(BufferOf { buffer }), "no-such-buffer"),
                 (Request::BufferMadvise(BufferMadvise { buffer, advice: 0 }), "no-such-buffer"),
                 (Request::BufferExport(BufferExport { buffer, flags: 0 }), "no-such-buffer"),
+                (
+                    Request::BufferFenceExport(BufferFenceExport { buffer, flags: 3 }),
+                    "no-such-buffer",
+                ),
+                (
+                    Request::BufferFenceExport(BufferFenceExport { buffer, flags: 4 }),
+                    "buffer-fence-flags",
+                ),
             ];
             for (request, name) in requests {
                 let shown = format!("{request:?}");

@@ -4,6 +4,7 @@
 #include "gem.h"
 
 #include <linux/dma-buf.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -454,6 +455,59 @@ static void exported(void) {
     CHECK(ioctl(fd, DRM_IOCTL_PRIME_FD_TO_HANDLE, &back) == 0 && back.handle == prime.handle);
 }
 
+/* Whether a fence, or what else can be polled, has signalled. */
+static int is_ready(int fd, short events) {
+    struct pollfd one = {.fd = fd, .events = events};
+    CHECK(poll(&one, 1, 0) >= 0);
+    return one.revents & events;
+}
+
+static int fence_of(int buffer, uint32_t flags) {
+    struct dma_buf_export_sync_file fence = {.flags = flags};
+    CHECK(ioctl(buffer, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &fence) == 0);
+    return fence.fd;
+}
+
+/* A buffer's fd gives fences of what uses it, and takes some that what uses it later waits for. */
+static void fences(void) {
+    int fd = opened(), other = opened();
+    uint32_t target = spinning(fd);
+    volatile uint32_t *word = mapped(fd, target, 4096);
+    struct drm_prime_handle busy = {.handle = target, .flags = DRM_RDWR | DRM_CLOEXEC};
+    CHECK(ioctl(fd, DRM_IOCTL_PRIME_HANDLE_TO_FD, &busy) == 0);
+    int pending = fence_of(busy.fd, DMA_BUF_SYNC_READ);
+    CHECK(!is_ready(pending, POLLIN));
+    /* A buffer of another session waits for it. */
+    struct drm_prime_handle idle = {.handle = created(other, 4096), .flags = DRM_RDWR | DRM_CLOEXEC};
+    CHECK(ioctl(other, DRM_IOCTL_PRIME_HANDLE_TO_FD, &idle) == 0);
+    CHECK(is_ready(fence_of(idle.fd, DMA_BUF_SYNC_RW), POLLIN) == POLLIN);
+    struct dma_buf_import_sync_file import = {.flags = DMA_BUF_SYNC_READ, .fd = pending};
+    CHECK(ioctl(idle.fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import) == 0);
+    CHECK(is_ready(fence_of(idle.fd, DMA_BUF_SYNC_READ), POLLIN) == POLLIN);
+    int users = fence_of(idle.fd, DMA_BUF_SYNC_WRITE);
+    CHECK(!is_ready(users, POLLIN));
+    struct drm_i915_gem_wait wait = {.bo_handle = idle.handle};
+    CHECK(ioctl(other, DRM_IOCTL_I915_GEM_WAIT, &wait) == -1 && errno == ETIME);
+    import.flags = DMA_BUF_SYNC_WRITE;
+    CHECK(ioctl(idle.fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import) == 0);
+    CHECK(!is_ready(fence_of(idle.fd, DMA_BUF_SYNC_READ), POLLIN));
+    for (uint32_t flags = 0; flags <= 8; flags += 4) {
+        import.flags = flags;
+        struct dma_buf_export_sync_file export = {.flags = flags};
+        CHECK(ioctl(idle.fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import) == -1 && errno == EINVAL);
+        CHECK(ioctl(idle.fd, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &export) == -1 && errno == EINVAL);
+    }
+    import.flags = DMA_BUF_SYNC_READ;
+    import.fd = idle.fd;
+    CHECK(ioctl(idle.fd, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &import) == -1 && errno == EINVAL);
+    *word = 1;
+    struct pollfd both[] = {{.fd = pending, .events = POLLIN}, {.fd = users, .events = POLLIN}};
+    CHECK(poll(&both[0], 1, -1) == 1 && poll(&both[1], 1, -1) == 1);
+    wait.timeout_ns = -1;
+    CHECK(ioctl(other, DRM_IOCTL_I915_GEM_WAIT, &wait) == 0);
+    CHECK(close(other) == 0 && close(fd) == 0);
+}
+
 static uint64_t state;
 
 static uint64_t any(void) {
@@ -524,6 +578,7 @@ int main(int count, char **arguments) {
     else if (!strcmp(mode, "interrupted") && count > 2) interrupted(0, atoi(arguments[2]));
     else if (!strcmp(mode, "interrupted-together") && count > 2) interrupted(1, atoi(arguments[2]));
     else if (!strcmp(mode, "forks-waiting")) forks_waiting();
+    else if (!strcmp(mode, "fences")) fences();
     else if (!strcmp(mode, "exported")) exported();
     else if (!strcmp(mode, "closed")) closed();
     else if (!strcmp(mode, "itself")) itself();

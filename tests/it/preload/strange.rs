@@ -66,6 +66,11 @@ fn a_fork_does_not_wait_for_what_other_threads_wait_for() {
 }
 
 #[test]
+fn an_exported_buffer_gives_and_takes_fences() {
+    behaves_and_leaves_nothing(&["fences"]);
+}
+
+#[test]
 fn an_exported_buffer_has_its_length() {
     behaves_and_leaves_nothing(&["exported"]);
 }

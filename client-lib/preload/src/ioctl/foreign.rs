@@ -1,12 +1,14 @@
 //! ioctls on fds that the broker made and the program holds: fences and buffers.
 
 use std::ffi::c_int;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 
 use gpu_broker_client::FenceState;
 use gpu_broker_client::protocol::message::{FenceMerge, FenceStatusQuery};
-use gpu_broker_client::protocol::object::{BufferSetDomain, domain};
-use gpu_broker_client::protocol::syncobj::{SyncobjCreate, SyncobjDestroy, SyncobjExport, flag};
+use gpu_broker_client::protocol::object::{
+    BufferFenceExport, BufferFenceImport, BufferSetDomain, domain,
+};
+use gpu_broker_client::protocol::version::feature;
 use gpu_broker_client::protocol::{BufferId, Reply, Request};
 use gpu_broker_uapi::sync::{
     DMA_BUF_SYNC_END, DMA_BUF_SYNC_RW, DMA_BUF_SYNC_WRITE, dma_buf_export_sync_file,
@@ -40,10 +42,18 @@ pub(super) fn handle(fd: RawFd, request: u32, argument: u64) -> Verdict<c_int> {
         (SYNC_FILE, 4) if is_socket(fd) => info(&session, fd, argument).into(),
         (DMA_BUF, 0) if is_memory(fd) => sync(&session, fd, argument).into(),
         (DMA_BUF, 1) if is_memory(fd) => Verdict::Ours(0),
+        // As of a kernel that does not have them, which programs know how to live with.
+        (DMA_BUF, 2 | 3) if is_memory(fd) && !has_fences(&session) => {
+            Verdict::Refused(Errno(libc::ENOTTY))
+        }
         (DMA_BUF, 2) if is_memory(fd) => export_fence(&session, fd, argument).into(),
         (DMA_BUF, 3) if is_memory(fd) => import_fence(&session, fd, argument).into(),
         _ => Verdict::NotOurs,
     }
+}
+
+fn has_fences(session: &Node) -> bool {
+    session.connection.hello().features & feature::BUFFER_FENCES != 0
 }
 
 fn kind(fd: BorrowedFd<'_>) -> u32 {
@@ -119,20 +129,12 @@ fn sync(session: &Node, fd: BorrowedFd<'_>, argument: u64) -> Outcome<c_int> {
 
 /// Waits until the GPU has written a buffer, or no longer uses it.
 fn wait_for(session: &Node, fd: BorrowedFd<'_>, write: bool) -> Outcome<()> {
-    let (handle, ours) = borrowed(session, fd)?;
     let domain = domain::CPU;
-    let request = BufferSetDomain {
-        buffer: handle,
-        read_domains: domain,
-        write_domain: if write { domain } else { 0 },
-    };
-    let request = Request::BufferSetDomain(request);
-    let waited = ask_for_access(session, handle, write, request).map(drop);
-    if ours {
-        // A handle that was made for a moment; a file that was closed meanwhile has none left.
-        let _ = share::close(session, handle.0);
-    }
-    waited
+    about(session, fd, |buffer| {
+        let write_domain = if write { domain } else { 0 };
+        let request = BufferSetDomain { buffer, read_domains: domain, write_domain };
+        ask_for_access(session, buffer, write, Request::BufferSetDomain(request)).map(drop)
+    })
 }
 
 /// The buffer behind an fd, and whether the handle was made for this.
@@ -143,8 +145,7 @@ fn borrowed(session: &Node, fd: BorrowedFd<'_>) -> Outcome<(BufferId, bool)> {
     Ok((made.buffer, after > before))
 }
 
-/// The work on a buffer as a fence. The broker orders work on buffers itself, so waiting for it
-/// here and giving a fence that has signalled says the same, later.
+/// DMA_BUF_IOCTL_EXPORT_SYNC_FILE: the work on a buffer as a fence.
 fn export_fence(session: &Node, fd: BorrowedFd<'_>, argument: u64) -> Outcome<c_int> {
     type S = dma_buf_export_sync_file;
     let mut arg = Arg::copy(argument, size_of::<S>())?;
@@ -152,32 +153,41 @@ fn export_fence(session: &Node, fd: BorrowedFd<'_>, argument: u64) -> Outcome<c_
     if flags == 0 || flags & !DMA_BUF_SYNC_RW != 0 {
         return Err(Errno(libc::EINVAL));
     }
-    wait_for(session, fd, flags & DMA_BUF_SYNC_WRITE != 0)?;
-    let fence = signalled(session)?;
+    let export = |buffer| Request::BufferFenceExport(BufferFenceExport { buffer, flags });
+    let exported = about(session, fd, |buffer| ask(session, export(buffer)))?;
+    let fence = reply!(exported, Reply::BufferFenceExport(fence) => fence.fd)?;
     arg.set_i32(at!(S, fd), fence.into_raw_fd());
     arg.write_back(argument, size_of::<S>())?;
     Ok(0)
 }
 
-fn signalled(session: &Node) -> Outcome<OwnedFd> {
-    let create = SyncobjCreate { flags: flag::CREATE_SIGNALED };
-    let made = reply!(ask(session, Request::SyncobjCreate(create))?, Reply::SyncobjCreate(m) => m)?;
-    let export = SyncobjExport { syncobj: made.syncobj, flags: flag::SYNC_FILE, point: 0 };
-    let exported = ask(session, Request::SyncobjExport(export));
-    let destroy = SyncobjDestroy { syncobj: made.syncobj, pad: 0 };
-    ask(session, Request::SyncobjDestroy(destroy))?;
-    reply!(exported?, Reply::SyncobjExport(exported) => exported.fd)
-}
-
-/// A fence that others are to wait for before they use a buffer. They cannot be told, so this
-/// waits for it.
-fn import_fence(session: &Node, _: BorrowedFd<'_>, argument: u64) -> Outcome<c_int> {
+/// DMA_BUF_IOCTL_IMPORT_SYNC_FILE: a fence that others are to wait for before they use a buffer.
+fn import_fence(session: &Node, fd: BorrowedFd<'_>, argument: u64) -> Outcome<c_int> {
     type S = dma_buf_import_sync_file;
     let arg = Arg::copy(argument, size_of::<S>())?;
+    let flags = arg.u32(at!(S, flags));
+    if flags == 0 || flags & !DMA_BUF_SYNC_RW != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
     let fence = node::borrow(arg.i32(at!(S, fd))).map_err(|_| Errno(libc::EINVAL))?;
-    let request = Request::FenceStatus(FenceStatusQuery { fd: fence.as_fd() });
-    reply!(session.connection.request(request)?, Reply::FenceStatus(_) => ())?;
-    let mut set = [rustix::event::PollFd::from_borrowed_fd(fence, rustix::event::PollFlags::IN)];
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut set, None))?;
+    about(session, fd, |buffer| {
+        let import = BufferFenceImport { buffer, flags, fd: fence };
+        Ok(session.connection.request(Request::BufferFenceImport(import))?)
+    })?;
     Ok(0)
+}
+
+/// Makes a request about the buffer behind an fd.
+fn about<T>(
+    session: &Node,
+    fd: BorrowedFd<'_>,
+    request: impl FnOnce(BufferId) -> Outcome<T>,
+) -> Outcome<T> {
+    let (handle, ours) = borrowed(session, fd)?;
+    let answer = request(handle);
+    if ours {
+        // A handle that was made for a moment; a file that was closed meanwhile has none left.
+        let _ = share::close(session, handle.0);
+    }
+    answer
 }

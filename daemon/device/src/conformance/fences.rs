@@ -97,6 +97,72 @@ pub(crate) fn merged_fences_wait_for_both<D: Device>(rig: &Rig<D>) {
     assert_eq!(rig.file.fence_state(&done), FenceState::Signalled);
 }
 
+pub(crate) fn buffers_give_fences<D: Device>(rig: &Rig<D>) {
+    if !D::BUFFER_FENCES {
+        return;
+    }
+    let vm = rig.vm();
+    let (context, _) = rig.context(&vm);
+    let (gates, data) = ([rig.mem(), rig.mem(), rig.mem()], rig.mem());
+    let fence = |all| rig.file.buffer_fence(&data.buffer, all).unwrap();
+    let state = |fence: &_| rig.file.fence_state(fence);
+    assert_eq!([false, true].map(|all| state(&fence(all))), [FenceState::Signalled; 2]);
+    let user = |gate: usize, engine, data| {
+        let batch = Asm::new().wait(gates[gate].at(0), 1).end();
+        rig.submit(&context, &Job::on(engine), &batch, &[gates[gate].shared(), data])
+    };
+    let readers = [user(0, RCS0, data.read()), user(1, BCS0, data.read())];
+    let [writers, all] = [false, true].map(fence);
+    assert_eq!([&writers, &all].map(state), [FenceState::Signalled, FenceState::Pending]);
+    // Who comes later is not waited for.
+    let writer = user(2, VCS0, data.written());
+    assert_eq!(state(&fence(false)), FenceState::Pending);
+    gates[0].set(0, 1);
+    rig.finish(&readers[0]);
+    assert_eq!(state(&all), FenceState::Pending);
+    gates[1].set(0, 1);
+    rig.finish(&readers[1]);
+    wait_readable(&rig.file.export_fence(&all).unwrap());
+    assert_eq!(rig.state(&writer), FenceState::Pending);
+    let written = fence(false);
+    gates[2].set(0, 1);
+    rig.finish(&writer);
+    assert_eq!(state(&written), FenceState::Signalled);
+}
+
+pub(crate) fn buffers_take_fences<D: Device>(rig: &Rig<D>) {
+    if !D::BUFFER_FENCES {
+        return;
+    }
+    let vm = rig.vm();
+    let (context, _) = rig.context(&vm);
+    for all in [false, true] {
+        let (gate, data) = (rig.mem(), rig.mem());
+        let pending = stuck(rig, &context, &Job::on(BCS0), &gate);
+        let add = |fence: &_| rig.file.add_buffer_fence(&data.buffer, all, fence);
+        // The same one counts once, and those that cost nothing to make are not taken without end.
+        assert!((0..5000).all(|_| add(&pending.fence).is_ok()));
+        let user =
+            |engine, data| rig.submit(&context, &Job::on(engine), &Asm::new().end(), &[data]);
+        rig.finish(&user(VECS0, data.shared()));
+        let [reader, writer] = [user(RCS0, data.read()), user(VCS0, data.written())];
+        if all {
+            assert_eq!(rig.state(&reader), FenceState::Pending);
+        } else {
+            rig.finish(&reader);
+        }
+        assert_eq!(rig.state(&writer), FenceState::Pending);
+        let merged = || rig.file.merge_fences(&pending.fence, &writer.fence);
+        let refused = (0..5000).find_map(|_| add(&merged()).err());
+        assert_eq!(refused, Some(DeviceError::ManyUsers));
+        gate.set(0, 1);
+        rig.finish(&reader);
+        rig.finish(&writer);
+        assert_eq!(add(&pending.fence), Ok(()), "it has signalled");
+        rig.finish(&user(RCS0, data.written()));
+    }
+}
+
 pub(crate) fn errors_show_in_fences<D: Device>(rig: &Rig<D>) {
     let vm = rig.vm();
     let ((context, _), (cancelled, _)) = (rig.context(&vm), rig.context(&vm));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 
+use super::fence::Fence;
 use super::limits::{Permit, Quota};
 use super::order::Order;
 use super::reaper::Reaper;
@@ -18,6 +19,9 @@ use crate::{BufferBusy, DeviceError};
 
 /// Unit of memory.
 const PAGE_BYTES: u64 = 4096;
+/// Users of a buffer beside which no fence is added: merged ones are of no timeline, and cost nothing
+/// to make.
+const USERS_MAX: usize = 1024;
 /// The kernel's errno for pages that are not there.
 const EFAULT: i32 = 14;
 
@@ -384,6 +388,32 @@ impl Body {
         // over are forgotten here too: of asynchronous users nobody may ever look.
         list.retain(|other| other.state().is_none() && !signal.is_after(other));
         list.push(Arc::clone(signal));
+    }
+
+    /// A fence of those that use the buffer now and that a reader, or with `all` a writer, waits for.
+    pub(super) fn fence(&self, all: bool) -> Fence {
+        let users: Option<Vec<_>> = self.with_users(|users| users.before(all).cloned().collect());
+        let fences = users.unwrap_or_default().into_iter().map(Fence::of);
+        fences.reduce(|one, other| Fence::merge(&one, &other)).unwrap_or_else(|| Fence::done(0))
+    }
+
+    /// Enters what is pending as a user, which with `all` writes: it waits for nobody. What is entered
+    /// twice counts once.
+    ///
+    /// # Errors
+    /// [`DeviceError::ManyUsers`].
+    pub(super) fn add(&self, signal: &Arc<Signal>, all: bool) -> Result<(), DeviceError> {
+        let mut users = self.lock();
+        users.prune();
+        if users.before(!all).any(|other| Arc::ptr_eq(other, signal)) {
+            return Ok(());
+        }
+        if users.all().count() >= USERS_MAX {
+            return Err(DeviceError::ManyUsers);
+        }
+        self.used.store(true, Ordering::Release);
+        if all { &mut users.writers } else { &mut users.readers }.push(Arc::clone(signal));
+        Ok(())
     }
 
     pub(super) fn busy(&self) -> BufferBusy {

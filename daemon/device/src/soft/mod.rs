@@ -204,6 +204,7 @@ impl Drop for SoftFile {
 
 impl Device for SoftDevice {
     const MAY_BLOCK: bool = false;
+    const BUFFER_FENCES: bool = true;
     const TRACES_RUNS: bool = true;
 
     type File = SoftFile;
@@ -391,6 +392,19 @@ impl DeviceFile for SoftFile {
 
     fn merge_fences(&self, first: &Fence, second: &Fence) -> Fence {
         Fence::merge(first, second)
+    }
+
+    fn buffer_fence(&self, buffer: &Buffer, all: bool) -> Result<Fence, DeviceError> {
+        Ok(buffer.0.fence(all))
+    }
+
+    fn add_buffer_fence(
+        &self,
+        buffer: &Buffer,
+        all: bool,
+        fence: &Fence,
+    ) -> Result<(), DeviceError> {
+        fence.pending().map_or(Ok(()), |signal| buffer.0.add(signal, all))
     }
 
     fn watch_buffer_access(&self, buffer: &Buffer, write: bool, token: u64) -> bool {

@@ -264,3 +264,25 @@ fn syncobj_replies() -> Replies {
         ("SYNCOBJ_IMPORT", Reply::SyncobjImport(SyncobjOf { syncobj: OTHER })),
     ]
 }
+
+/// A buffer's fences, out and in.
+pub(super) fn buffer_fences() -> Round {
+    let export = BufferFenceExport { buffer: BUFFER, flags: 1 };
+    let import = BufferFenceImport { buffer: BUFFER, flags: 2, fd: FdSlot };
+    Round {
+        requests: vec![
+            ("BUFFER_FENCE_EXPORT", Request::BufferFenceExport(export)),
+            ("BUFFER_FENCE_IMPORT", Request::BufferFenceImport(import)),
+        ],
+        execbufs: vec![],
+        lists: vec![],
+        replies: vec![
+            ("BUFFER_FENCE_EXPORT", Reply::BufferFenceExport(Fence { fd: FdSlot })),
+            ("BUFFER_FENCE_IMPORT", Reply::BufferFenceImport),
+        ],
+        refusals: vec![],
+        epitaphs: vec![],
+        hangs: vec![],
+        news: vec![],
+    }
+}

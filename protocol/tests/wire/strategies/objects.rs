@@ -70,6 +70,12 @@ pub(super) fn buffer_request() -> impl Strategy<Value = Request<FdSlot>> {
         (buffer_id(), any::<u32>())
             .prop_map(|(buffer, flags)| Request::BufferExport(BufferExport { buffer, flags })),
         Just(Request::BufferImport(BufferImport { fd: FdSlot })),
+        (buffer_id(), any::<u32>()).prop_map(|(buffer, flags)| Request::BufferFenceExport(
+            BufferFenceExport { buffer, flags }
+        )),
+        (buffer_id(), any::<u32>()).prop_map(|(buffer, flags)| Request::BufferFenceImport(
+            BufferFenceImport { buffer, flags, fd: FdSlot }
+        )),
         any::<(u64, u64, u32)>().prop_map(|(offset, length, flags)| Request::UserptrCreate(
             UserptrCreate { memfd: FdSlot, offset, length, flags }
         )),
@@ -202,6 +208,8 @@ pub(super) fn buffer_reply() -> impl Strategy<Value = Reply<FdSlot>> {
         tiling().prop_map(Reply::BufferGetTiling),
         any::<u32>().prop_map(|retained| Reply::BufferMadvise(Retained { retained })),
         Just(Reply::BufferExport(BufferExported { fd: FdSlot })),
+        Just(Reply::BufferFenceExport(Fence { fd: FdSlot })),
+        Just(Reply::BufferFenceImport),
         created().prop_map(Reply::BufferImport),
         created().prop_map(Reply::UserptrCreate),
         Just(Reply::UserptrInvalidate),
