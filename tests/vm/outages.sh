@@ -66,6 +66,10 @@ start 4096
 begin_work
 as 4001 "$programs/outage" memory 0x80000000 >"$run/output" 2>&1 || fail "$(cat "$run/output")"
 holds "work that needs more memory than there is: $(head -n 1 "$run/output")"
+# The rules say so. The kernel's own ENOSPC cannot be had through them: every object comes to it pinned, by
+# the size of address space that it gave itself (48 bits, whatever the device), at a place of its own in the
+# submission; and what else lies there it may put out. What it places itself, its copy of a batch for the copy
+# engine, would find no room only in 256 TiB of objects in one list.
 as 4001 "$programs/outage" space >"$run/output" 2>&1 || fail "$(cat "$run/output")"
 holds "two objects at one place: $(head -n 1 "$run/output")"
 witnessed
