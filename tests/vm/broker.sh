@@ -110,7 +110,7 @@ holds 7 "hostile clients with memory of their own harm nobody" hostile::userptr 
 holds 4 "batches take turns, and priorities count" engines::schedule
 holds 5 "work of who is gone ends, or runs to its end" engines::lifetimes
 # Not here: dumps and what they show, which the kernel keeps for root; faults that are told from hangs; resets of
-# the whole device, which the kernel makes only where it cannot reset an engine.
+# the whole device, of which parity.sh has a case.
 holds 4 "who hangs an engine is banned, and nobody else is harmed" engines::hangs hangs::a_client --skip containers
 
 # A program that knows nothing of the broker gives the GPU its memory. Not here: `threads` and `scattered`,

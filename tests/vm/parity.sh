@@ -35,30 +35,49 @@ END
 }
 
 # through SOCKET IDENTITY: the cases, asked of the daemon.
-through() { GPU_BROKER_SOCKET=$1 LD_PRELOAD=$preload "$cases" run --as "$2"; }
+through() {
+    through=$1
+    shift
+    GPU_BROKER_SOCKET=$through LD_PRELOAD=$preload "$cases" run --as "$@"
+}
 
 if [ "$mode" = soft ]; then
     run=$(mktemp -d)
     trap 'kill $daemon 2>/dev/null || true; rm -rf "$run"' EXIT
     configure
-    "$binaries/gpu-brokerd" --socket "$run/broker.sock" --config "$run/config" --device soft 2>"$run/log" &
-    daemon=$!
-    left=100
-    until GPU_BROKER_SOCKET=$run/broker.sock "$binaries/gpu-broker" status >/dev/null 2>&1; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || { cat "$run/log"; exit 1; }
-        sleep 0.1
-    done
+    soft() {
+        "$binaries/gpu-brokerd" --socket "$run/broker.sock" --config "$run/config" --device soft 2>"$run/log" &
+        daemon=$!
+        left=100
+        until GPU_BROKER_SOCKET=$run/broker.sock "$binaries/gpu-broker" status >/dev/null 2>&1; do
+            left=$((left - 1))
+            [ $left -gt 0 ] || { cat "$run/log"; exit 1; }
+            sleep 0.1
+        done
+    }
+    soft
     {
         through "$run/root.sock" root
         through "$run/broker.sock" user
     } >"$output/soft"
+    kill "$daemon"
+    wait "$daemon" || true
+    sed -i 's/^\[engines\]$/&\nreset = "device"/' "$run/config"
+    soft
+    through "$run/broker.sock" user --device-resets >>"$output/soft"
     exit
 fi
 
 run=/run/vm/parity
 . "$(dirname "$0")/clients"
 configure
+
+# device_resets COMMAND…: while a hang resets the whole device.
+device_resets() {
+    for how in /sys/kernel/debug/dri/*/i915_params/reset; do echo 1 >"$how"; done
+    "$@"
+    for how in /sys/kernel/debug/dri/*/i915_params/reset; do echo 2 >"$how"; done
+}
 
 # What depends on privileges first: root's counts of resets are then those of a device that had none.
 {
@@ -72,5 +91,7 @@ wait_for "the daemon serves" as 4001 "$binaries/gpu-broker" status
 {
     as 4001 env GPU_BROKER_SOCKET="$run/root.sock" LD_PRELOAD="$preload" "$cases" run --as root
     as 4001 env LD_PRELOAD="$preload" "$cases" run --as user
+    device_resets as 4001 env LD_PRELOAD="$preload" "$cases" run --as user --device-resets
 } >"$output/i915" || fail "through the daemon"
 kill -0 $daemon || fail "the daemon ended"
+device_resets as 4000 "$cases" run --as user --device-resets >>"$output/direct" || fail "resets of the driver's device"

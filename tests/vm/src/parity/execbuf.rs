@@ -8,9 +8,9 @@ use crate::contexts::create;
 use crate::kernel::{BAD, Node};
 use crate::syncobjs;
 
-const MI_BATCH_BUFFER_END: u32 = 0x0500_0000;
+pub(crate) const MI_BATCH_BUFFER_END: u32 = 0x0500_0000;
 /// MI_STORE_DWORD_IMM with a 48-bit address: four words.
-const MI_STORE_DWORD_IMM: u32 = 0x1000_0002;
+pub(crate) const MI_STORE_DWORD_IMM: u32 = 0x1000_0002;
 pub(crate) const PINNED: u64 = EXEC_OBJECT_PINNED | EXEC_OBJECT_SUPPORTS_48B_ADDRESS;
 /// Where things are pinned.
 pub(crate) const AT: u64 = 0x20_0000;

@@ -164,6 +164,16 @@ impl Node {
         (0..count).map(read).collect()
     }
 
+    /// Writes a word of the arena while the GPU may look at it.
+    pub(crate) fn poke(&mut self, address: u64, value: u32) {
+        let offset = usize::try_from(address - self.arena as u64).expect("within the arena");
+        assert!(offset % 4 == 0 && offset + 4 <= ARENA_BYTES, "not in the arena");
+        // SAFETY: the assertion keeps this within the mapping.
+        let place = unsafe { self.arena.add(offset) }.cast::<u32>();
+        // SAFETY: aligned, because the mapping and the offset are; no reference is to the arena.
+        unsafe { place.write_volatile(value) };
+    }
+
     /// Writes down the first words of a buffer, mapped at an offset that MMAP_OFFSET gave.
     pub(crate) fn note_mapped(&mut self, offset: u64, count: usize) {
         let length = 4 * count;

@@ -37,6 +37,10 @@ enum Options {
         /// Which cases: those whose outcome depends on privileges, as root; or all of them.
         #[arg(long = "as", value_enum)]
         identity: Identity,
+        /// Only the cases in which a hang resets the whole device, and not one engine. The device must
+        /// have been told to do so (the i915 module's `reset=1`, the daemon's `reset = "device"`).
+        #[arg(long)]
+        device_resets: bool,
         /// Only cases whose id has this in it.
         #[arg(long, default_value = "")]
         filter: String,
@@ -91,7 +95,7 @@ impl Cases {
 fn perform(node: &Path, cases: &[Case]) -> io::Result<Vec<String>> {
     let records = Mutex::new(vec![String::new(); cases.len()]);
     let (hanging, others): (Vec<_>, Vec<_>) =
-        (0..cases.len()).partition(|at| cases[*at].0.starts_with("reset/hang/"));
+        (0..cases.len()).partition(|at| hangs::hang_engines(&cases[*at].0));
     let take_turns = |turns: &[usize]| {
         let next = AtomicUsize::new(0);
         let worker = || -> io::Result<()> {
@@ -139,7 +143,8 @@ fn one(node: &Path, (id, act): &Case, shared: &mut Option<Node>) -> io::Result<S
 /// set in the default context, a ban, the VM 0 (see `tests/PARITY.md`).
 fn stays(id: &str) -> bool {
     id.contains("/default/")
-        || ["random/", "reset/hang/", "vm/destroy/"].iter().any(|area| id.starts_with(area))
+        || hangs::hang_engines(id)
+        || ["random/", "vm/destroy/"].iter().any(|area| id.starts_with(area))
 }
 
 /// The id under which an outcome is printed: in its area, root's are apart.
@@ -173,8 +178,9 @@ fn cases(identity: Identity) -> Vec<Case> {
 
 fn main() -> ExitCode {
     match Options::parse() {
-        Options::Run { node, identity, filter } => {
+        Options::Run { node, identity, device_resets, filter } => {
             let mut cases = cases(identity);
+            cases.retain(|(id, _)| id.starts_with(hangs::DEVICE_RESETS) == device_resets);
             cases.retain(|(id, _)| id.contains(&filter));
             match perform(&node, &cases) {
                 Ok(records) => {
