@@ -160,6 +160,9 @@ impl SharedStatus {
         } else if let Request::BufferExport(export) = request {
             // Before others can have it.
             self.notes().forget(export.buffer);
+        } else if let Request::BufferFenceImport(import) = request {
+            // It may wait for what others do.
+            self.notes().forget(import.buffer);
         } else if let Request::ContextDestroy(destroy) = request {
             self.resets().remove(&destroy.context);
         } else if let Request::ContextResetStats(asked) = request

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use gpu_broker_client::gen9::{Batch, Compare};
 use gpu_broker_client::protocol::message::{BufferOf, BufferWait, ContextResetStats};
+use gpu_broker_client::protocol::object::BufferFenceImport;
 use gpu_broker_client::protocol::shared_status::{BYTES, VERSION, flag, word};
+use gpu_broker_client::protocol::version::feature;
 use gpu_broker_client::protocol::{BufferId, ContextId, Reply, Request};
 use gpu_broker_client::{Buffer, Connection, Context, Fence, FenceState, Mapping};
 use gpu_broker_protocol::execbuf::{ExecbufHead, flag as exec_flag};
@@ -211,6 +213,18 @@ fn what_others_can_change_is_asked_and_errnos_are_the_daemons() {
     let stats = |context, flags| {
         errno(Request::ContextResetStats(ContextResetStats { context, flags, pad: 0 }))
     };
+    if broker.hello().features & feature::BUFFER_FENCES != 0 {
+        let fenced = buffer(broker);
+        let handle = fenced.handle();
+        counted.becomes_silent("it is new", || assert_eq!(wait(handle, 0), None));
+        let gated = Gated::submit(&other.default_context(), &[], false);
+        let fd = gated.fence.as_fd().try_clone_to_owned().expect("fds are left");
+        let import = BufferFenceImport { buffer: handle, flags: 2, fd };
+        assert_eq!(errno(Request::BufferFenceImport(import)), None);
+        assert_eq!(wait(handle, 0), Some(62), "it waits for what the other session does");
+        assert_eq!(gated.ends(), FenceState::Signalled);
+        eventually("its fence is over", || wait(handle, 0).is_none().then_some(()));
+    }
     let (handle, id) = (mine.handle(), context.id());
     assert_eq!((is_busy(handle), wait(handle, 0), wait(handle, 1)), (None, None, Some(22)));
     assert_eq!((stats(id, 0), stats(id, 1)), (None, Some(22)));

@@ -112,6 +112,8 @@ holds 5 "work of who is gone ends, or runs to its end" engines::lifetimes
 # Not here: dumps and what they show, which the kernel keeps for root; faults that are told from hangs; resets of
 # the whole device, of which parity.sh has a case.
 holds 4 "who hangs an engine is banned, and nobody else is harmed" engines::hangs hangs::a_client --skip containers
+# Not here: the random comparison, which takes minutes of emulation.
+holds 3 "the shared status page says what is true" shared_status::what_ shared_status::a_hang
 
 # A program that knows nothing of the broker gives the GPU its memory. Not here: `threads` and `scattered`,
 # which take a minute of emulation each, and `contents` and `stacks`, which are about the preload alone.
