@@ -106,8 +106,17 @@ holds 6 "the tests of own memory hold" \
     userptr::a_ userptr::access_ userptr::detached_ userptr::memory_the_ userptr::the_ --skip hostile --skip preload
 holds 7 "hostile clients with memory of their own harm nobody" hostile::userptr --skip ten_thousand
 # Not here: `engines::shares`, whose weights and counters are our scheduler's; the kernel has no weights, and
-# counts time by file.
+# counts time by file. Nothing hangs here, so the driver has its usual patience: of a chain of fifty that wait
+# for each other, one that is taken for hung on a busy machine leaves the others waiting for ever.
+patience() {
+    for engine in /sys/class/drm/card*/engine/*; do
+        echo "$1" >"$engine/heartbeat_interval_ms"
+        echo "$2" >"$engine/preempt_timeout_ms"
+    done
+}
+patience 2500 640
 holds 4 "batches take turns, and priorities count" engines::schedule
+patience 200 100
 holds 5 "work of who is gone ends, or runs to its end" engines::lifetimes
 # Not here: dumps and what they show, which the kernel keeps for root; faults that are told from hangs; resets of
 # the whole device, of which parity.sh has a case.
