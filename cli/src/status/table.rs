@@ -186,7 +186,10 @@ mod tests {
             client_name: "evil".to_owned(),
             engines: vec![class(0, 1, busy_ns), class(1, 1, 0), class(2, 2, busy_ns)],
             memory: MemoryUsage { total: 12 << 10, ..MemoryUsage::default() },
-            contexts: vec![ContextUsage { context: ContextId(2), busy_ns: vec![busy_ns, 0, 5000] }],
+            contexts: vec![
+                ContextUsage { context: ContextId(0), busy_ns: vec![0; 3] },
+                ContextUsage { context: ContextId(2), busy_ns: vec![busy_ns, 0, 5000] },
+            ],
         }
     }
 
@@ -275,6 +278,8 @@ session 5 \"evil\u{fffd}[2J\", pid 100, uid 1000, age 3.0 s: 2 buffers (12 KiB),
         let status = Status::since_start(&page(2_000_000_000, 500_000_000));
         let text = anstream::adapter::strip_str(&render(&status)).to_string();
         assert!(text.contains("busy since start"), "{text}");
+        // Of none it was told how long it had the engines.
+        assert_eq!(text.matches("legacy   unknown").count(), 2, "{text}");
         assert!(text.contains("25.0 %"), "{text}");
     }
 
