@@ -122,7 +122,10 @@ impl<D: Device> Lane<D> {
         let (server, entry, body) = (Arc::clone(server), Arc::clone(entry), Box::from(body));
         let handle = move || {
             let body: Box<[u8]> = body;
-            let settles = [Opcode::ContextCreate, Opcode::ContextResetStats];
+            // A client that knows of a hang must not be answered as if there had been none; and who is to
+            // blame for it, the device can tell only while the context is there.
+            let settles =
+                [Opcode::ContextCreate, Opcode::ContextResetStats, Opcode::ContextDestroy];
             if settles.iter().any(|opcode| *opcode as u16 == header.opcode) {
                 lent.session.hands().file.settle();
             }
