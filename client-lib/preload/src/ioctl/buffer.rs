@@ -137,17 +137,28 @@ fn copy(node: &Node, arg: &Arg, write: bool) -> Outcome<c_int> {
 fn may_copy(node: &Node, access: BufferAccess) -> Outcome<()> {
     let handle = access.buffer.0;
     let alone = !node.connection.is_shared();
-    let (idle, whole, submissions) = node::with_buffers(node.id, |buffers| {
-        (buffers.is_idle(handle), buffers.size(handle), buffers.submissions())
-    })?;
+    let (idle, whole) =
+        node::with_buffers(node.id, |buffers| (buffers.is_idle(handle), buffers.size(handle)))?;
     if alone && idle {
         let end = access.offset.checked_add(access.size);
         let inside = end.zip(whole).is_some_and(|(end, whole)| end <= whole);
         return if inside { Ok(()) } else { Err(Errno(libc::EINVAL)) };
     }
-    ask_for_access(node, access.buffer, access.write, Request::BufferAccess(access))?;
-    if alone && access.write {
-        node::with_buffers(node.id, |buffers| buffers.waited(handle, submissions))?;
+    wait_for_access(node, access.buffer, access.write, Request::BufferAccess(access))
+}
+
+/// [`ask_for_access`], and remembers that a buffer is idle when everybody was waited for.
+fn wait_for_access(
+    node: &Node,
+    buffer: BufferId,
+    write: bool,
+    last: Request<OwnedFd>,
+) -> Outcome<()> {
+    let alone = !node.connection.is_shared();
+    let submissions = node::with_buffers(node.id, |buffers| buffers.submissions())?;
+    ask_for_access(node, buffer, write, last)?;
+    if alone && write {
+        node::with_buffers(node.id, |buffers| buffers.waited(buffer.0, submissions))?;
     }
     Ok(())
 }
@@ -212,18 +223,13 @@ pub(super) fn set_domain(node: &Node, arg: &mut Arg) -> Outcome<c_int> {
     let write_domain = arg.u32(at!(S, write_domain));
     let request = Request::BufferSetDomain(BufferSetDomain { buffer, read_domains, write_domain });
     let alone = !node.connection.is_shared();
-    let (idle, submissions) =
-        node::with_buffers(node.id, |buffers| (buffers.is_idle(buffer.0), buffers.submissions()))?;
+    let idle = node::with_buffers(node.id, |buffers| buffers.is_idle(buffer.0))?;
     // What moves it to no domain, or is refused, does not wait.
     let (write, moves) = (write_domain != 0, read_domains != 0);
     if !moves || (write && write_domain != read_domains) || (alone && idle) {
         return done(node, request);
     }
-    ask_for_access(node, buffer, write, request)?;
-    if alone && write {
-        node::with_buffers(node.id, |buffers| buffers.waited(buffer.0, submissions))?;
-    }
-    Ok(0)
+    wait_for_access(node, buffer, write, request).map(|()| 0)
 }
 
 /// Nothing is scanned out, so there is nothing to flush.

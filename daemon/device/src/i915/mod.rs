@@ -116,6 +116,13 @@ struct FileShared {
     counted: Mutex<Busy>,
 }
 
+impl Files {
+    /// How the device is: what the kernel answers to a file without work. `None` if none is open.
+    fn ask(&self) -> Option<Result<(), Errno>> {
+        self.control.as_ref().map(|card| sys::gem_throttle(card.as_fd()))
+    }
+}
+
 /// What the matter is with a device.
 enum Trouble {
     /// Nothing.
@@ -220,7 +227,7 @@ impl Shared {
 
     fn probe(&self) {
         let mut files = self.files();
-        let asked = files.control.as_ref().map(|card| sys::gem_throttle(card.as_fd()));
+        let asked = files.ask();
         if asked != Some(Err(Errno::IO)) {
             files.suspected = None;
         }
@@ -267,8 +274,7 @@ impl FileShared {
     fn trouble(&self) -> Trouble {
         let begun = Instant::now();
         loop {
-            let asked =
-                self.device.files().control.as_ref().map(|card| sys::gem_throttle(card.as_fd()));
+            let asked = self.device.files().ask();
             match asked {
                 Some(Ok(()) | Err(Errno::INTR | Errno::AGAIN)) => return Trouble::None,
                 Some(Err(Errno::IO)) => {}
